@@ -1,0 +1,210 @@
+"""Prompts, predictions and the protocols between layers: plain values that check themselves once, at birth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import PromptError
+from .intensity import Window
+
+BoolMask: TypeAlias = NDArray[np.bool_]
+Labels: TypeAlias = NDArray[np.uint32]
+FloatArray: TypeAlias = NDArray[np.float32]
+AnyArray: TypeAlias = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Clicks on one object: `coords` (N, 2) as (row, col) pixel centres, `positive` (N,)."""
+
+    coords: FloatArray
+    positive: BoolMask
+
+    def __post_init__(self) -> None:
+        coords = np.asarray(self.coords, dtype=np.float32)
+        positive = np.asarray(self.positive, dtype=bool)
+        if coords.ndim != 2 or coords.shape[1] != 2:
+            raise PromptError(f"coords must have shape (N, 2) as (row, col), got {coords.shape}")
+        if positive.shape != (len(coords),):
+            raise PromptError(f"{len(coords)} points but signs of shape {positive.shape}")
+        if not np.isfinite(coords).all():
+            raise PromptError(f"coords must be finite, got {coords[~np.isfinite(coords).all(axis=1)][0]}")
+        object.__setattr__(self, "coords", coords)
+        object.__setattr__(self, "positive", positive)
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def with_click(self, row: float, col: float, *, positive: bool) -> Points:
+        """Return these points and one more, in click order."""
+        return Points(
+            np.vstack([self.coords, np.array([[row, col]], dtype=np.float32)]),
+            np.append(self.positive, positive),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A half-open box: `image[row0:row1, col0:col1]` is its content. Ends may be fractions of a pixel."""
+
+    row0: float
+    col0: float
+    row1: float
+    col1: float
+
+    def __post_init__(self) -> None:
+        ends = (self.row0, self.col0, self.row1, self.col1)
+        if not np.isfinite(ends).all():
+            raise PromptError(f"box ends must be finite, got {ends}")
+        if self.row1 <= self.row0 or self.col1 <= self.col0:
+            raise PromptError(f"box is empty or inverted: rows {self.row0}..{self.row1}, cols {self.col0}..{self.col1}")
+
+    @property
+    def height(self) -> float:
+        """Rows covered, in pixels."""
+        return self.row1 - self.row0
+
+    @property
+    def width(self) -> float:
+        """Columns covered, in pixels."""
+        return self.col1 - self.col0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What a person says about one object; any part may be missing, but not all.
+
+    `mask` is either (H, W) bool, a drawn mask in image pixels, or (h, w) float32, the `logits` of an earlier
+    prediction on the same features, for refinement. `text` needs a model that reads words.
+    """
+
+    points: Points | None = None
+    box: Box | None = None
+    mask: BoolMask | FloatArray | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.points is not None and len(self.points) == 0:
+            object.__setattr__(self, "points", None)
+        if self.points is None and self.box is None and self.mask is None and not self.text:
+            raise PromptError("a prompt needs at least one point, a box, a mask or a text")
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _checked_mask(self.mask))
+
+
+def _checked_mask(mask: BoolMask | FloatArray) -> BoolMask | FloatArray:
+    """Return a mask prompt as bool (drawn) or float32 (logits)."""
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.size == 0:
+        raise PromptError(f"a mask prompt must be one 2D array, got shape {mask.shape}")
+    if mask.dtype == np.bool_:
+        return mask
+    if not np.issubdtype(mask.dtype, np.floating):
+        raise PromptError(f"a mask prompt must be bool (drawn) or float (logits), got {mask.dtype}; use labels == id")
+    if not np.isfinite(mask).all():
+        raise PromptError("mask logits must be finite")
+    return mask.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskPrediction:
+    """The answers to one prompt, best first.
+
+    Attributes
+    ----------
+    masks : (M, H, W)
+        In pixels of the image that was embedded.
+    scores : (M,)
+        Predicted IoU, 0 to 1.
+    logits : (M, h, w)
+        At the model's resolution, > 0 inside; a mask prompt for the next round.
+    levels : (M,)
+        Granularity, 1 (finest) to 6 (coarsest).
+    """
+
+    masks: BoolMask
+    scores: FloatArray
+    logits: FloatArray
+    levels: NDArray[np.int_]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def best(self) -> BoolMask:
+        """The (H, W) mask with the highest score."""
+        best: BoolMask = self.masks[0]
+        return best
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameMasks:
+    """What propagation yields for one frame: `object_ids` (K,), `masks` (K, H, W), `scores` (K,).
+
+    A negative score means that the object was judged absent.
+    """
+
+    frame: int
+    object_ids: NDArray[np.int_]
+    masks: BoolMask
+    scores: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredMask:
+    """One object found without prompts: `mask` (H, W) bool, its predicted IoU and stability, both 0 to 1."""
+
+    mask: BoolMask
+    box: Box
+    score: float
+    stability: float
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a session needs to know about the model behind a predictor, for provenance."""
+
+    name: str
+    weights_sha256: str
+    licence: str = ""
+
+
+@runtime_checkable
+class FeaturesLike(Protocol):
+    """What an encoder returns for one image: a value that sessions pass on and never open."""
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W) of the embedded image."""
+
+    @property
+    def window(self) -> Window:
+        """The intensity window that was used."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the features hold, in bytes."""
+
+
+@runtime_checkable
+class ImagePredictorLike(Protocol):
+    """Image in, features out; features and a prompt in, masks out. `predict.ImagePredictor` is the real one."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Who answers."""
+
+    def embed(self, image: AnyArray, *, window: Window | None = None) -> FeaturesLike:
+        """Return the features of one (H, W) or (H, W, C) image."""
+
+    def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
+        """Return the masks of one prompt."""
+
+    def predict_many(self, features: FeaturesLike, prompts: Sequence[Prompt]) -> list[MaskPrediction]:
+        """Return the masks of many prompts, in their order."""
