@@ -1,0 +1,38 @@
+"""Settings that must hold before any Qt or napari import: no display means no canvas, and nothing is left in $HOME."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_HAS_DISPLAY = sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+if not _HAS_DISPLAY:
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+_scratch = tempfile.TemporaryDirectory(prefix="segany-tests-")
+os.environ["NAPARI_CONFIG"] = str(Path(_scratch.name) / "settings.yaml")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def _canvas_can_draw() -> bool:
+    """Return whether a real OpenGL canvas can be had: a display, and not Qt's offscreen platform."""
+    return _HAS_DISPLAY and os.environ.get("QT_QPA_PLATFORM", "") not in {"offscreen", "minimal"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, visibly, what needs a canvas where there is none."""
+    if _canvas_can_draw():
+        return
+    reason = "no display: needs a real OpenGL canvas; run `make test`, which gives one"
+    for item in items:
+        if item.get_closest_marker("canvas"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_unconfigure() -> None:
+    """Remove the scratch settings folder."""
+    _scratch.cleanup()
