@@ -1,0 +1,354 @@
+"""Scenes that light or electrons pass through: phase and relief contrast, bright field, histology, electron microscopy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.types import AnyArray, FloatArray
+from .canvas import Canvas
+from .glowing import crowd
+from .optics import Camera, blurred, expose, halo, illumination, inverted, relief, some_camera
+from .shapes import BlobForm, Patch, blob, partition, scatter, tube, wandering_curve
+
+_Body = Callable[[Canvas, tuple[float, float], float], None]
+
+
+def _profile(patch: Patch, *, flat: float) -> FloatArray:
+    """Return (h, w) thickness 0 to 1: domed, with a plateau from `flat` of the depth inwards."""
+    depth = max(float(patch.field.max()), 1.0)
+    ramp = np.clip(patch.field / (flat * depth), 0, 1)
+    return np.sqrt(ramp * (2 - ramp)).astype(np.float32)
+
+
+def _raise(canvas: Canvas, patch: Patch, height: FloatArray | float) -> None:
+    """Lay a body's thickness over the canvas: where it lies it replaces what is under it."""
+    inside = patch.field > 0
+    canvas.light[patch.box] = np.where(inside, height, canvas.light[patch.box])
+
+
+def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+    """Lay an adherent cell with nucleus and nucleoli."""
+    rng = canvas.rng
+    form = BlobForm(rng.uniform(1.0, 2.4), rng.uniform(0.04, 0.13))
+    body = blob(rng, centre, diameter=diameter * np.exp(rng.normal(0, 0.2)), shape=canvas.shape, form=form)
+    cell = canvas.add_object(body, level=4, kind="cell")
+    if body is None or cell < 0:
+        return
+    height = _profile(body, flat=rng.uniform(0.3, 1.0)) * (1 + 0.12 * canvas.texture(body, beta=1.2))
+    _raise(canvas, body, 0.6 * height)
+    if diameter < 20:
+        return
+    row, col = np.unravel_index(int(np.argmax(body.field)), body.field.shape)
+    nucleus = blob(
+        rng, (body.row0 + float(row), body.col0 + float(col)), diameter=diameter * 0.4, shape=canvas.shape
+    )
+    nucleus = None if nucleus is None else nucleus.inside(body, margin=2)
+    inner = canvas.add_object(nucleus, level=3, kind="nucleus", parent=cell)
+    if nucleus is None or inner < 0:
+        return
+    canvas.light[nucleus.box] += 0.35 * _profile(nucleus, flat=0.5)
+    rows, cols = np.nonzero(nucleus.field > 0.4 * nucleus.field.max())
+    for _ in range(rng.integers(1, 3)):
+        pick = rng.integers(len(rows))
+        at = (float(nucleus.row0 + rows[pick]), float(nucleus.col0 + cols[pick]))
+        spot = blob(rng, at, diameter=max(4.3, 0.08 * diameter), shape=canvas.shape)
+        spot = None if spot is None else spot.inside(nucleus, margin=1.5)
+        if spot is not None and canvas.add_object(spot, level=1, kind="nucleolus", parent=inner) >= 0:
+            canvas.light[spot.box] += 0.5 * spot.cover(2.0)
+
+
+def _rod(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+    """Lay a bacterium, a rod that may be bent."""
+    rng = canvas.rng
+    length = diameter * rng.uniform(0.9, 1.9)
+    width = max(0.5 * diameter, 4.0) * rng.uniform(0.8, 1.1)
+    curve = wandering_curve(rng, centre, length=max(length - width, 3), turn=rng.uniform(0, 1.0))
+    body = tube(curve, width=width, shape=canvas.shape)
+    if body is not None and canvas.add_object(body, level=4, kind="bacterium") >= 0:
+        _raise(canvas, body, 0.8 * _profile(body, flat=0.8))
+
+
+def _yeast(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+    """Lay a yeast cell with a vacuole and sometimes a bud; mother and bud together are a cluster."""
+    rng = canvas.rng
+    form = BlobForm(rng.uniform(1.0, 1.2), 0.02)
+    mother = blob(rng, centre, diameter=diameter * np.exp(rng.normal(0, 0.12)), shape=canvas.shape, form=form)
+    bud, pair = None, -1
+    if rng.random() < 0.4:
+        size, angle = diameter * rng.uniform(0.4, 0.75), rng.uniform(0, 2 * np.pi)
+        away = 0.5 * (diameter + size) * 0.97
+        at = (centre[0] + away * np.sin(angle), centre[1] + away * np.cos(angle))
+        bud = blob(rng, at, diameter=size, shape=canvas.shape, form=form)
+    if mother is not None and bud is not None:
+        pair = canvas.add_object(_union(mother, bud), level=5, kind="budding yeast")
+    for body, kind in ((bud, "bud"), (mother, "yeast")):
+        cell = canvas.add_object(body, level=4, kind=kind, parent=pair)
+        if body is None or cell < 0:
+            continue
+        _raise(canvas, body, 0.8 * _profile(body, flat=0.6))
+        hole = blob(rng, centre, diameter=diameter * rng.uniform(0.3, 0.5), shape=canvas.shape)
+        hole = None if hole is None or kind == "bud" else hole.inside(body, margin=2)
+        if hole is not None and canvas.add_object(hole, level=2, kind="vacuole", parent=cell) >= 0:
+            canvas.light[hole.box] -= 0.45 * hole.cover(1.5)
+
+
+def _union(first: Patch, second: Patch) -> Patch:
+    """Return the outline of two shapes together."""
+    boxes = [patch.box for patch in (first, second)]
+    row0, col0 = (min(box[axis].start for box in boxes) for axis in (0, 1))
+    row1, col1 = (max(box[axis].stop for box in boxes) for axis in (0, 1))
+    field = np.full((row1 - row0, col1 - col0), -3, dtype=np.float32)
+    for patch in (first, second):
+        part = field[patch.row0 - row0 :, patch.col0 - col0 :][: patch.field.shape[0], : patch.field.shape[1]]
+        np.maximum(part, patch.field, out=part)
+    return Patch(row0, col0, field)
+
+
+def _neuron(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+    """Lay a neuron: a soma with a few long thin arms, all one cell, the soma with a nucleus."""
+    rng = canvas.rng
+    soma = blob(rng, centre, diameter=0.5 * diameter, shape=canvas.shape, form=BlobForm(1.3, 0.1))
+    if soma is None:
+        return
+    whole = soma
+    for _ in range(rng.integers(2, 5)):
+        curve = wandering_curve(rng, centre, length=diameter * rng.uniform(0.7, 1.6), turn=2.5)
+        width = np.linspace(max(0.14 * diameter, 3.0), 2.2, len(curve))
+        arm = tube(curve, width=width, shape=canvas.shape)
+        whole = whole if arm is None else _union(whole, arm)
+    cell = canvas.add_object(whole, level=4, kind="neuron")
+    if cell >= 0:
+        _raise(canvas, whole, 0.7 * _profile(whole, flat=0.5))
+        nucleus = blob(rng, centre, diameter=0.27 * diameter, shape=canvas.shape)
+        nucleus = None if nucleus is None else nucleus.inside(soma, margin=1.5)
+        if nucleus is not None and canvas.add_object(nucleus, level=3, kind="nucleus", parent=cell) >= 0:
+            canvas.light[nucleus.box] -= 0.35 * nucleus.cover(2.0)
+
+
+_BODIES: dict[str, _Body] = {"cell": _flat_cell, "rod": _rod, "yeast": _yeast, "neuron": _neuron}
+
+
+def phase(canvas: Canvas, diameter: float) -> AnyArray:
+    """Paint living cells by thickness and look at them in phase contrast (halos) or relief (shadows)."""
+    rng = canvas.rng
+    name = str(rng.choice(list(_BODIES), p=[0.4, 0.22, 0.2, 0.18]))
+    canvas.light[:] = 0.0
+    for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(1.0, 1.9)):
+        _BODIES[name](canvas, (float(point[0]), float(point[1])), diameter)
+    thickness = canvas.light + 0.02 * canvas.full_noise(beta=1.4)
+    body = float(np.clip(0.04 * diameter, 0.6, 2.5))
+    if rng.random() < 0.55:
+        ring = halo(thickness, near=0.4 * body, far=float(np.clip(0.3 * diameter, 3, 14)))
+        light = 0.5 + rng.uniform(0.35, 0.7) * ring - rng.uniform(0.05, 0.3) * blurred(thickness, 0.5)
+    else:
+        slope = relief(thickness, angle=rng.uniform(0, 2 * np.pi), sigma=body)
+        light = (
+            0.45 + rng.uniform(0.5, 0.9) * slope * np.sqrt(body * 4) + rng.uniform(-0.12, 0.12) * thickness
+        )
+    light = light * illumination(canvas.shape, rng, strength=rng.uniform(0, 0.4))
+    image = expose(light.astype(np.float32), rng, camera=_lamp(rng))
+    return inverted(image) if rng.random() < 0.05 else image
+
+
+def _lamp(rng: np.random.Generator, *, colour: bool = False) -> Camera:
+    """Return a camera under plenty of light: little noise, most of the range used."""
+    some = some_camera(rng, colour=colour)
+    return Camera(
+        float(np.exp(rng.uniform(6, 9.5))),
+        rng.uniform(0.001, 0.012),
+        rng.uniform(0.8, 1.0),
+        some.floor,
+        some.bits,
+    )
+
+
+def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
+    """Paint stained smears of flat grey cells with dark nuclei, or organoid shells and yeast with dark rims."""
+    rng = canvas.rng
+    canvas.light[:] = 0.9
+    if rng.random() < 0.6:
+        _smear(canvas, diameter=diameter)
+    else:
+        rounds = _organoid if rng.random() < 0.6 else _refracting
+        for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(1.05, 1.8)):
+            rounds(canvas, (float(point[0]), float(point[1])), diameter)
+    light = blurred(canvas.light + 0.012 * canvas.full_noise(beta=1.5), rng.uniform(0.4, 1.1))
+    light = light * illumination(canvas.shape, rng, strength=rng.uniform(0, 0.25))
+    return expose(light.astype(np.float32), rng, camera=_lamp(rng))
+
+
+def _smear(canvas: Canvas, *, diameter: float) -> None:
+    """Paint translucent angular cells, each with one dark nucleus of the given diameter."""
+    rng = canvas.rng
+    host = diameter * rng.uniform(3.5, 6.0)
+    for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.9, 1.6)):
+        form = BlobForm(rng.uniform(1.0, 1.5), rng.uniform(0.08, 0.16), lobes=7)
+        body = blob(rng, point, diameter=host * np.exp(rng.normal(0, 0.2)), shape=canvas.shape, form=form)
+        cell = canvas.add_object(body, level=4, kind="cell")
+        if body is None or cell < 0:
+            continue
+        shade = rng.uniform(0.62, 0.85) * (
+            1 + 0.05 * canvas.texture(body, beta=1.2) - 0.05 * (body.field < 2)
+        )
+        canvas.paint(body, canvas.light[body.box] * shade)
+        centre = np.asarray(point) + rng.normal(0, 0.07 * host, 2)
+        nucleus = blob(
+            rng, tuple(centre), diameter=diameter * np.exp(rng.normal(0, 0.15)), shape=canvas.shape
+        )
+        nucleus = None if nucleus is None else nucleus.inside(body, margin=2)
+        if nucleus is not None and canvas.add_object(nucleus, level=3, kind="nucleus", parent=cell) >= 0:
+            canvas.paint(
+                nucleus, rng.uniform(0.18, 0.35) * (1 + 0.15 * canvas.texture(nucleus)), softness=1.5
+            )
+
+
+def _organoid(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+    """Paint an organoid: a dark textured shell around a lighter lumen."""
+    rng = canvas.rng
+    body = blob(
+        rng,
+        centre,
+        diameter=diameter * np.exp(rng.normal(0, 0.2)),
+        shape=canvas.shape,
+        form=BlobForm(1.15, 0.06),
+    )
+    whole = canvas.add_object(body, level=5, kind="organoid")
+    if body is None or whole < 0:
+        return
+    shell = rng.uniform(0.25, 0.5) * max(float(body.field.max()), 3)
+    canvas.paint(body, rng.uniform(0.35, 0.6) * (1 + 0.15 * canvas.texture(body, beta=1.0)))
+    lumen = body.shrunk(shell)
+    if canvas.add_object(lumen, level=2, kind="lumen", parent=whole) >= 0:
+        canvas.paint(lumen, rng.uniform(0.68, 0.82) * (1 + 0.05 * canvas.texture(lumen)), softness=2.5)
+
+
+def _refracting(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+    """Paint a yeast-like cell with a dark rim and a bright middle."""
+    rng = canvas.rng
+    body = blob(
+        rng,
+        centre,
+        diameter=diameter * np.exp(rng.normal(0, 0.12)),
+        shape=canvas.shape,
+        form=BlobForm(1.15, 0.02),
+    )
+    if body is None or canvas.add_object(body, level=4, kind="yeast") < 0:
+        return
+    wall = max(0.08 * diameter, 1.2)
+    rim = np.exp(-(((body.field - wall) / wall) ** 2))
+    canvas.paint(body, 0.78 + 0.12 * _profile(body, flat=1.0) - 0.5 * rim, softness=1.5)
+
+
+_STAINS: dict[
+    str, tuple[tuple[float, float, float], ...]
+] = {  # ground, stroma, nucleus, as RGB of transmitted light
+    "lilac": ((0.74, 0.66, 0.86), (0.68, 0.57, 0.83), (0.34, 0.16, 0.72)),
+    "smear": ((0.88, 0.90, 0.88), (0.86, 0.76, 0.84), (0.45, 0.12, 0.48)),
+    "pink": ((0.95, 0.92, 0.94), (0.88, 0.62, 0.76), (0.36, 0.22, 0.52)),
+}
+
+
+def histology(canvas: Canvas, diameter: float) -> AnyArray:
+    """Paint a stained section: dark nuclei over fibrous or empty ground, sometimes glands around a lumen."""
+    rng = canvas.rng
+    stain = str(rng.choice(list(_STAINS), p=[0.45, 0.2, 0.35]))
+    ground, stroma, dark = (np.clip(np.array(c) + rng.normal(0, 0.03, 3), 0, 1) for c in _STAINS[stain])
+    canvas.light[:] = ground
+    _ground_tissue(canvas, ground=ground, stroma=stroma, stain=stain, diameter=diameter)
+    form = BlobForm(rng.uniform(1.1, 2.2), rng.uniform(0.03, 0.09))
+    lean = rng.uniform(0, np.pi)
+    for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(0.95, 2.0)):
+        angle = lean + rng.normal(0, 0.5)
+        size = diameter * np.exp(rng.normal(0, 0.22))
+        patch = blob(rng, point, diameter=size, shape=canvas.shape, form=form, angle=angle)
+        if patch is not None and canvas.add_object(patch, level=3, kind="nucleus") >= 0:
+            _stained_nucleus(canvas, patch, dark=dark, ground=stroma)
+    light = blurred(canvas.light, rng.uniform(0.4, 1.2))
+    field = illumination(canvas.shape, rng, strength=rng.uniform(0, 0.15))
+    return expose(light * field[..., None], rng, camera=_lamp(rng, colour=True))
+
+
+def _ground_tissue(
+    canvas: Canvas, *, ground: NDArray[np.float64], stroma: NDArray[np.float64], stain: str, diameter: float
+) -> None:
+    """Paint what lies between the nuclei: cloudy stroma with fibres; in smears next to nothing."""
+    rng = canvas.rng
+    cloud = 0.5 + 0.5 * canvas.smooth_noise(rng.uniform(2, 6) * diameter) + 0.25 * canvas.full_noise(beta=1.3)
+    share = np.clip(cloud, 0, 1.2)[..., None] * np.float32(
+        0.15 if stain == "smear" else rng.uniform(0.5, 1.0)
+    )
+    canvas.light += share * (stroma - ground).astype(np.float32)
+    if stain == "smear":
+        return
+    lean = rng.uniform(0, 2 * np.pi)
+    for _ in range(rng.integers(0, 14)):
+        start = tuple(rng.uniform(-0.1, 1, 2) * canvas.shape)
+        curve = wandering_curve(
+            rng, start, length=rng.uniform(2, 6) * diameter, turn=1.2, angle=lean + rng.normal(0, 0.3)
+        )
+        fibre = tube(curve, width=rng.uniform(1.5, 0.25 * diameter + 2), shape=canvas.shape)
+        if fibre is not None:
+            canvas.paint(fibre, stroma * rng.uniform(0.92, 1.06), opacity=rng.uniform(0.2, 0.6), softness=2.5)
+
+
+def _stained_nucleus(
+    canvas: Canvas, patch: Patch, *, dark: NDArray[np.float64], ground: NDArray[np.float64]
+) -> None:
+    """Paint a nucleus between pale (vesicular, with a dark rim) and solid dark."""
+    rng = canvas.rng
+    pale = rng.uniform(0, 0.45)
+    rim = np.exp(-np.maximum(patch.field, 0) / np.float32(2.0))
+    share = np.clip(1 - pale + 0.18 * canvas.texture(patch, beta=1.2) + pale * 0.6 * rim, 0.25, 1.15)[
+        ..., None
+    ]
+    canvas.paint(patch, ground + share * (dark - ground), softness=1.5)
+
+
+def em(canvas: Canvas, diameter: float) -> AnyArray:
+    """Paint a stained section of packed cell profiles with dark membranes, mitochondria and vesicles."""
+    rng = canvas.rng
+    diameter = max(diameter, 24.0)
+    points = scatter(rng, shape=canvas.shape, spacing=diameter, jitter=0.3)
+    warp = np.stack([canvas.smooth_noise(0.5 * diameter) for _ in range(2)]) * np.float32(0.12 * diameter)
+    cut = partition(
+        points,
+        shape=canvas.shape,
+        spacing=diameter,
+        warp=warp,
+        weights=rng.normal(0, 0.15 * diameter, len(points)),
+    )
+    wall = rng.uniform(1.0, 1.6)
+    canvas.light[:] = 0.3
+    for _, patch in cut.patches():
+        cell = canvas.add_object(patch.shrunk(wall), level=4, kind="cell")
+        canvas.paint(patch.shrunk(wall), rng.uniform(0.55, 0.75) + 0.04 * canvas.texture(patch, beta=0.8))
+        if cell >= 0:
+            _organelles(canvas, patch.shrunk(wall), parent=cell, diameter=diameter)
+    light = canvas.light + 0.03 * canvas.full_noise(beta=0.7) + 0.04 * canvas.smooth_noise(50)
+    image = expose(blurred(light, rng.uniform(0.4, 1.0)), rng, camera=_lamp(rng))
+    return inverted(image) if rng.random() < 0.15 else image
+
+
+def _organelles(canvas: Canvas, cell: Patch, *, parent: int, diameter: float) -> None:
+    """Paint dark mitochondria with cristae and clear vesicles into a cell profile."""
+    rng = canvas.rng
+    depth = float(cell.field.max())
+    rows, cols = np.nonzero(cell.field > 0.4 * depth)
+    for _ in range(rng.integers(0, 4)):
+        pick = rng.integers(len(rows))
+        centre = (float(cell.row0 + rows[pick]), float(cell.col0 + cols[pick]))
+        is_vesicle = rng.random() < 0.4
+        size = depth * (rng.uniform(0.15, 0.3) if is_vesicle else rng.uniform(0.45, 0.8))
+        form = BlobForm(1.1 if is_vesicle else rng.uniform(1.2, 2.2), 0.04)
+        body = blob(rng, centre, diameter=max(size, 4.5), shape=canvas.shape, form=form)
+        body = None if body is None else body.inside(cell, margin=1.5)
+        level, kind = (1, "vesicle") if is_vesicle else (2, "mitochondrion")
+        if body is None or canvas.add_object(body, level=level, kind=kind, parent=parent) < 0:
+            continue
+        stripes = np.sin(canvas.texture(body, beta=2.0) * 9) * np.float32(0.08)
+        inner = 0.85 if is_vesicle else 0.42 + stripes
+        canvas.paint(body, inner)
+        canvas.light[body.box] -= 0.3 * np.exp(-((body.field / np.float32(1.1)) ** 2))
