@@ -1,0 +1,121 @@
+"""Building blocks that several architectures share: norms, MLPs, attention, windows, position codes.
+
+Sources: Segment Anything (Kirillov et al. 2023), SAM 2 (Ravi et al. 2024). Layer-norm epsilons follow the released
+weights: 1e-6 in encoders and channel-first norms, PyTorch's 1e-5 in mask decoders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of (B, C, H, W), at each pixel."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W); same shape."""
+        last = x.permute(0, 2, 3, 1)  # one fused kernel; free where the memory is channels-last
+        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class Mlp(nn.Module):
+    """`depth` linear layers with an activation between them (and a sigmoid behind, where asked)."""
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        *,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        has_sigmoid: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.activation = activation
+        self.has_sigmoid = has_sigmoid
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., widths[0]) to (..., widths[-1])."""
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        x = self.layers[-1](x)
+        return torch.sigmoid(x) if self.has_sigmoid else x
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate projections, inside at `width / downsample` channels."""
+
+    def __init__(self, width: int, heads: int, *, downsample: int = 1, key_width: int | None = None) -> None:
+        super().__init__()
+        inner = width // downsample
+        self.heads = heads
+        self.q_proj = nn.Linear(width, inner)
+        self.k_proj = nn.Linear(key_width or width, inner)
+        self.v_proj = nn.Linear(key_width or width, inner)
+        self.out_proj = nn.Linear(inner, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Turn (B, N, heads * d) into (B, heads, N, d)."""
+        batch, count, channels = x.shape
+        return x.reshape(batch, count, self.heads, channels // self.heads).transpose(1, 2)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """Turn (B, heads, N, d) back into (B, N, heads * d)."""
+        return x.transpose(1, 2).flatten(2)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from (B, N, C) queries to (B, L, C) keys and values; returns (B, N, C)."""
+        q, k, v = self.split(self.q_proj(q)), self.split(self.k_proj(k)), self.split(self.v_proj(v))
+        return self.out_proj(self.merge(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+def partition_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
+    """Cut (B, H, W, C) into (B * windows, window, window, C), padding with zeros at the bottom and the right.
+
+    Returns
+    -------
+    windows : (B * n, window, window, C)
+    padded : (Hp, Wp)
+        The padded size, for `merge_windows`.
+    """
+    batch, height, width, channels = x.shape
+    pad_h, pad_w = -height % window, -width % window
+    if pad_h or pad_w:
+        x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+    rows, cols = (height + pad_h) // window, (width + pad_w) // window
+    x = x.reshape(batch, rows, window, cols, window, channels).transpose(2, 3)
+    return x.reshape(-1, window, window, channels), (height + pad_h, width + pad_w)
+
+
+def merge_windows(windows: Tensor, window: int, *, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Undo `partition_windows`: (B * n, window, window, C) to (B, H, W, C) with `size` = (H, W)."""
+    rows, cols = padded[0] // window, padded[1] // window
+    x = windows.reshape(-1, rows, cols, window, window, windows.shape[-1]).transpose(2, 3)
+    x = x.reshape(-1, rows * window, cols * window, windows.shape[-1])
+    return x[:, : size[0], : size[1]]
+
+
+def sine_position_code(channels: int, size: tuple[int, int], *, temperature: float = 10000.0) -> Tensor:
+    """Return the (channels, H, W) sine code of a grid: half of the channels for y, then half for x (DETR, SAM 2)."""
+    height, width = size
+    axis = channels // 2
+    index = torch.arange(axis, dtype=torch.float32)
+    frequency = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / axis)
+    codes = []
+    for count in (height, width):
+        position = torch.arange(1, count + 1, dtype=torch.float32) / (count + 1e-6) * 2 * math.pi
+        angle = position[:, None] / frequency  # (count, axis)
+        codes.append(torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1))
+    y = codes[0][:, None, :].expand(height, width, axis)
+    x = codes[1][None, :, :].expand(height, width, axis)
+    return torch.cat((y, x), dim=2).permute(2, 0, 1).contiguous()

@@ -1,0 +1,154 @@
+"""The prompt encoder of SAM and SAM 2: points, box corners and earlier logits to tokens and a dense map.
+
+Paper: Kirillov et al. 2023, appendix A ("Prompt encoder"). With `click_sigma`, the bundled models' addition, clicks and
+boxes are also drawn into the dense path, where a small network finds them at once (see docs/develop/training.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .layers import LayerNorm2d
+
+NEGATIVE, POSITIVE, BOX_START, BOX_END, PADDING = 0, 1, 2, 3, -1
+"""Labels of prompt points, as in the released models."""
+
+
+class FourierCode(nn.Module):
+    """Random Fourier features of 2D coordinates: (..., 2) as (x, y) in units of the frame to (..., 2 * F)."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
+
+    def forward(self, xy: Tensor) -> Tensor:
+        """Map (..., 2) in 0..1 to (..., 2 * features)."""
+        angle = 2 * math.pi * ((2 * xy - 1) @ self.positional_encoding_gaussian_matrix)
+        return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGrid:
+    """Sizes that prompts share with the image features: frame side in pixels and the embedding's stride."""
+
+    image_size: int
+    stride: int = 16
+
+
+class PromptEncoder(nn.Module):
+    """Points (B, N) and masks to sparse (B, N', C) and dense (B, C, h, w) embeddings.
+
+    Parameters
+    ----------
+    width
+        C, channels of the embeddings.
+    grid
+        Coordinates are divided by `image_size`; one embedding cell covers `stride` pixels.
+    mask_channels
+        Channels behind the second of three convolutions that read the mask prompt.
+    click_sigma
+        Standard deviation, in frame pixels, of the clicks drawn into the dense path; None as published.
+    """
+
+    def __init__(
+        self, width: int, grid: PromptGrid, *, mask_channels: int = 16, click_sigma: float | None = None
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.click_sigma = click_sigma
+        self.pe_layer = FourierCode(width // 2)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, width)
+        self.no_mask_embed = nn.Embedding(1, width)
+        first = mask_channels // 4
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1 if click_sigma is None else 4, first, kernel_size=2, stride=2),
+            LayerNorm2d(first),
+            nn.GELU(),
+            nn.Conv2d(first, mask_channels, kernel_size=2, stride=2),
+            LayerNorm2d(mask_channels),
+            nn.GELU(),
+            nn.Conv2d(mask_channels, width, kernel_size=1),
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the embeddings; coordinates are always worked out in float32 before."""
+        return self.no_mask_embed.weight.dtype
+
+    def dense_code(self, size: tuple[int, int]) -> Tensor:
+        """Return the (1, C, h, w) Fourier code of the embedding's cell centres."""
+        device = self.pe_layer.positional_encoding_gaussian_matrix.device
+        y, x = (
+            (torch.arange(count, device=device) + 0.5) * (self.grid.stride / self.grid.image_size) for count in size
+        )
+        xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h, w, 2)
+        code: Tensor = self.pe_layer(xy)
+        return code.permute(2, 0, 1)[None].to(self.dtype)
+
+    def points(self, xy: Tensor, labels: Tensor) -> Tensor:
+        """Return (B, N, C) tokens of (B, N, 2) points (x, y) in frame pixels with (B, N) labels."""
+        code = self.pe_layer((xy + 0.5) / self.grid.image_size).to(self.dtype)
+        code = torch.where((labels == PADDING)[..., None], self.not_a_point_embed.weight, code)
+        for label, table in enumerate(self.point_embeddings):
+            code = code + (labels == label)[..., None] * table.weight
+        return code
+
+    def forward(
+        self, xy: Tensor, labels: Tensor, *, masks: Tensor | None, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the prompts of B objects.
+
+        Parameters
+        ----------
+        xy : (B, N, 2)
+            (x, y) in frame pixels, pixel centres at integers; box corners are points.
+        labels : (B, N)
+            1 positive, 0 negative, 2 and 3 a box's first and last corner, -1 padding.
+        masks : (B, 1, 4h, 4w)
+            Logits of an earlier answer.
+        size
+            (h, w) of the image embedding.
+        """
+        sparse = self.points(xy, labels)  # (B, N, C)
+        if self.click_sigma is not None:
+            return sparse, self._drawn(xy, labels, masks=masks, size=size)
+        if masks is not None:
+            return sparse, self.mask_downscaling(masks.to(self.dtype))  # (B, C, h, w)
+        dense = self.no_mask_embed.weight[..., None, None].expand(len(xy), -1, *size)
+        return sparse, dense
+
+    def _drawn(self, xy: Tensor, labels: Tensor, *, masks: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """Return the (B, C, h, w) code of earlier logits with clicks and box drawn beside them."""
+        canvas = draw_prompts(xy, labels, size=(4 * size[0], 4 * size[1]), cell=self.grid.stride / 4, sigma=self.click_sigma or 1.0)
+        earlier = torch.zeros_like(canvas[:, :1]) if masks is None else masks.clamp(-10, 10) / 5
+        dense: Tensor = self.mask_downscaling(torch.cat((earlier, canvas), dim=1).to(self.dtype))
+        return dense + self.no_mask_embed.weight[..., None, None] if masks is None else dense
+
+
+def draw_prompts(xy: Tensor, labels: Tensor, *, size: tuple[int, int], cell: float, sigma: float) -> Tensor:
+    """Draw prompts on a (B, 3, H, W) canvas: positive clicks, negative clicks, the inside of the box.
+
+    Clicks are Gaussians of `sigma` frame pixels, 1 at the click; a pixel of the canvas covers `cell` frame pixels.
+    """
+    y, x = ((torch.arange(count, device=xy.device) + 0.5) * cell - 0.5 for count in size)
+    dx = torch.exp(-((x - xy[..., :1]) ** 2) / (2 * sigma**2))  # (B, N, W)
+    dy = torch.exp(-((y - xy[..., 1:]) ** 2) / (2 * sigma**2))  # (B, N, H)
+    canvas = [
+        torch.einsum("bnh,bnw->bhw", dy * (labels == label)[..., None], dx).clamp(max=1.0) for label in (POSITIVE, NEGATIVE)
+    ]
+    # A box is a pair of points: inside is past its first corner and before its last one, on both axes.
+    first, last = ((labels == label)[..., None].to(xy.dtype) for label in (BOX_START, BOX_END))
+    edge = cell / 2
+    start = (first * xy).sum(1), first.sum(1)
+    end = (last * xy).sum(1)
+    inside_x = torch.sigmoid((x - start[0][:, :1]) / edge) * torch.sigmoid((end[:, :1] - x) / edge)  # (B, W)
+    inside_y = torch.sigmoid((y - start[0][:, 1:]) / edge) * torch.sigmoid((end[:, 1:] - y) / edge)  # (B, H)
+    canvas.append(start[1][:, :, None] * inside_y[:, :, None] * inside_x[:, None, :])
+    return torch.stack(canvas, dim=1)
