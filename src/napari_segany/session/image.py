@@ -1,0 +1,373 @@
+"""ImageSession: clicks, boxes and drawn masks in; live previews, committed labels and undo out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from psygnal import Signal
+
+from napari_segany.core.errors import PromptError
+from napari_segany.core.masks import LabelPatch, LabelSink
+from napari_segany.core.types import BoolMask, Box, ImagePredictorLike, Points
+
+from .answers import PlaneModel, Preview, Stage
+from .commit import paint_previews, provenance
+from .features import FeatureCache
+from .history import Entry, Journal
+from .prompts import ObjectPrompts, PlaneIndex, PromptEdit, PromptStore
+from .source import PlaneSource
+from .worker import InlineWorker, Ticket, Worker
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SessionState:
+    """What is needed to go on later: the prompts in work per plane, and the id they will become."""
+
+    object_id: int
+    prompts: Mapping[PlaneIndex, ObjectPrompts] = field(default_factory=dict)
+
+
+class ImageSession:
+    """Segments one object after another on the planes of one image.
+
+    Everything a person does goes through a method here and can be undone; everything that changes is told by
+    a signal. Models run on the worker; signals come on the thread that owns the session.
+
+    Parameters
+    ----------
+    source
+        Planes to look at.
+    predictor
+        A predictor, or a function that loads one; the function runs on the worker.
+    sink
+        Where committed objects go.
+    worker
+        A `LatestWorker` in a window; without one, each call runs to its end.
+    cache_bytes
+        Memory for the features of planes.
+    versions
+        Of the software, for provenance.
+    """
+
+    prompts_changed = Signal(tuple)
+    preview_changed = Signal(tuple, object)
+    committed = Signal(tuple, dict)
+    labels_changed = Signal(tuple)
+    object_changed = Signal(int)
+    history_changed = Signal()
+    stage_changed = Signal(Stage)
+    embedding_started = Signal(tuple)
+    embedding_finished = Signal(tuple)
+    busy_changed = Signal(bool)
+    failed = Signal(Exception)
+
+    def __init__(
+        self,
+        source: PlaneSource,
+        predictor: ImagePredictorLike | Callable[[], ImagePredictorLike],
+        *,
+        sink: LabelSink,
+        worker: Worker | None = None,
+        cache_bytes: int = 1 << 29,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        if tuple(source.shape) != tuple(sink.shape):
+            raise PromptError(f"{source.name} has planes of {source.shape} but the labels have {sink.shape}")
+        self._source, self._sink, self._worker = source, sink, worker or InlineWorker()
+        self._versions = dict(versions or {})
+        load = (lambda: predictor) if isinstance(predictor, ImagePredictorLike) else predictor
+        self._model = PlaneModel(load, source=source, cache=FeatureCache(max_bytes=cache_bytes))
+        self._prompts = PromptStore()
+        self._journal = Journal(prompts=self._prompts, sink=sink)
+        self._previews: dict[PlaneIndex, Preview] = {}
+        self._live: Mapping[PlaneIndex, ObjectPrompts] | None = None
+        self._stage, self._commit_waits = Stage.IDLE, False
+        self._level: int | None = None
+        self._object_id = sink.max_label() + 1
+        self.keep_existing = True
+        self._prompts.changed.connect(self._on_prompts)
+
+    # ------------------------------------------------------------------ what is
+
+    @property
+    def source(self) -> PlaneSource:
+        """The image in work."""
+        return self._source
+
+    @property
+    def object_id(self) -> int:
+        """The label that the next commit writes."""
+        return self._object_id
+
+    @object_id.setter
+    def object_id(self, value: int) -> None:
+        if not 1 <= value < 1 << 32:
+            raise PromptError(f"object id {value} is not a label; use 1 to {(1 << 32) - 1}")
+        if value != self._object_id:
+            self._object_id = int(value)
+            self.object_changed.emit(self._object_id)
+
+    @property
+    def stage(self) -> Stage:
+        """What the session is busy with."""
+        return self._stage
+
+    @property
+    def level(self) -> int | None:
+        """The granularity to show, 1 (finest) to 6 (coarsest); None shows the best answer."""
+        return self._level
+
+    @property
+    def undo_title(self) -> str | None:
+        """What undo would take back."""
+        return self._journal.undo_title
+
+    @property
+    def redo_title(self) -> str | None:
+        """What redo would repeat."""
+        return self._journal.redo_title
+
+    def prompts(self, index: PlaneIndex) -> ObjectPrompts:
+        """Return the prompts of the current object on one plane."""
+        return self._prompts[index]
+
+    def preview(self, index: PlaneIndex) -> Preview | None:
+        """Return what is shown on one plane."""
+        return self._previews.get(index)
+
+    def state(self) -> SessionState:
+        """Return what is in work, to be saved."""
+        return SessionState(self._object_id, self._prompts.snapshot())
+
+    # ------------------------------------------------------------------ prompts
+
+    def click(self, index: PlaneIndex, coord: tuple[float, float], *, positive: bool = True) -> None:
+        """Add a click at (row, col); it refines what is shown on that plane."""
+        now, shown = self._prompts[index], self._previews.get(index)
+        seed = shown.seed() if shown is not None and shown.prompts is now else None
+        edit = self._prompts.add_click(index, coord, positive=positive, seed=seed)
+        self._changed("click" if positive else "negative click", edit)
+
+    def set_points(self, index: PlaneIndex, points: Points, *, is_live: bool = False) -> None:
+        """Replace all clicks of one plane; `is_live` while one is dragged: a drag is one undo step."""
+        self._changed("move or delete clicks", self._prompts.set_points(index, points), is_live=is_live)
+
+    def set_box(self, index: PlaneIndex, box: Box | None, *, is_live: bool = False) -> None:
+        """Replace the box of one plane."""
+        self._changed("box", self._prompts.set_box(index, box), is_live=is_live)
+
+    def set_mask(self, index: PlaneIndex, mask: BoolMask | None, *, is_live: bool = False) -> None:
+        """Replace the drawn (H, W) mask of one plane."""
+        if mask is not None and mask.shape != tuple(self._source.shape[-2:]):
+            raise PromptError(f"the drawn mask is {mask.shape} but the plane is {self._source.shape[-2:]}")
+        self._changed("drawn mask", self._prompts.set_mask(index, mask), is_live=is_live)
+
+    def clear(self) -> None:
+        """Stop what runs and forget the prompts of the current object."""
+        self.cancel()
+        if len(self._prompts):
+            self._changed("clear", self._prompts.clear())
+
+    def restore(self, state: SessionState) -> None:
+        """Go on with what was saved."""
+        self.object_id = state.object_id
+        self._changed("load prompts", self._prompts.restore(state.prompts))
+
+    # ------------------------------------------------------------------ answers
+
+    def prepare(self, index: PlaneIndex) -> None:
+        """Embed one plane ahead of the first click, unless something more urgent runs."""
+        if index in self._model.cache or self._worker.is_busy:
+            return
+        report = self._on_stage
+        self._submit(
+            lambda ticket: self._model.features(index, ticket=ticket, report=report), lambda _: self._idle()
+        )
+
+    def choose_level(self, level: int | None) -> None:
+        """Show the candidate nearest to a granularity, for this object and the next ones."""
+        self._level = level
+        for index, preview in list(self._previews.items()):
+            self._show(index, preview.with_level(level))
+
+    def choose_next(self, index: PlaneIndex, *, step: int = 1) -> None:
+        """Show the next larger (or with -1 smaller) candidate on one plane."""
+        if index in self._previews:
+            self._show(index, self._previews[index].with_next(step))
+
+    def cancel(self) -> None:
+        """Drop the awaited answer; prompts and previews stay."""
+        self._worker.cancel()
+        self._commit_waits = False
+        self._idle()
+
+    # ------------------------------------------------------------------ labels
+
+    def commit(self) -> bool:
+        """Write what is shown into the labels as one object, and go on to the next.
+
+        Answers on their way are waited for: the commit follows them.
+
+        Returns
+        -------
+        bool
+            False when there is nothing to write yet.
+        """
+        if not len(self._prompts):
+            return False
+        if self._unanswered():
+            self._commit_waits = True
+            self._ask()
+            return False
+        patches = paint_previews(
+            self._previews, sink=self._sink, label_id=self._object_id, keep_existing=self.keep_existing
+        )
+        if not patches:
+            self.failed.emit(PromptError("the mask adds no pixel: it is empty or other objects cover it"))
+            return False
+        self._commit(patches)
+        return True
+
+    def record_paint(self, patches: tuple[LabelPatch, ...]) -> None:
+        """Remember label edits that were made by hand and are already in the labels."""
+        if patches:
+            self._record(Entry("paint", patches=patches))
+
+    def next_object(self) -> None:
+        """Go on with the lowest id above all labels, without committing."""
+        self.clear()
+        self.object_id = max(self._sink.max_label(), 0) + 1
+
+    def undo(self) -> bool:
+        """Take the last action back; False when there is none."""
+        return self._step(self._journal.undo)
+
+    def redo(self) -> bool:
+        """Repeat the action undone last; False when there is none."""
+        return self._step(self._journal.redo)
+
+    def close(self, *, timeout: float = 5.0) -> bool:
+        """End the worker and let go of the model; says whether the thread ended in time."""
+        self._commit_waits = False
+        ended = self._worker.close(timeout=timeout)
+        self._model.forget()
+        self._previews.clear()
+        return ended
+
+    # ------------------------------------------------------------------ inside
+
+    def _changed(self, title: str, edit: PromptEdit, *, is_live: bool = False) -> None:
+        """Record a change of the prompts, a whole drag as one, and ask for new answers."""
+        before = edit.before if self._live is None else self._live
+        self._live = before if is_live else None
+        if not is_live:
+            self._record(Entry(title, prompts=PromptEdit(before, edit.after)))
+        self._ask()
+
+    def _on_prompts(self, index: PlaneIndex) -> None:
+        if self._prompts[index].is_empty and self._previews.pop(index, None) is not None:
+            self.preview_changed.emit(index, None)
+        self.prompts_changed.emit(index)
+
+    def _unanswered(self) -> list[PlaneIndex]:
+        """Return the planes whose preview is not of their present prompts."""
+        shown = {index: preview.prompts for index, preview in self._previews.items()}
+        return [index for index in self._prompts if shown.get(index) is not self._prompts[index]]
+
+    def _ask(self) -> None:
+        """Ask for the answer of a plane that lacks it, the one changed last first."""
+        waiting = self._unanswered()
+        if not waiting:
+            self._worker.cancel()
+            self._idle()
+            return
+        index, report = waiting[-1], self._on_stage
+        prompts = self._prompts[index]
+        self._submit(
+            lambda ticket: self._model.answer(index, prompts, ticket=ticket, report=report),
+            lambda preview: self._on_answer(index, preview),
+        )
+
+    def _submit(self, task: Callable[[Ticket], object], done: Callable[..., None]) -> None:
+        if self._stage is Stage.IDLE:
+            self._set_stage(Stage.WAITING)
+        self._worker.submit(task, done=done, failed=self._on_failure)
+
+    def _on_answer(self, index: PlaneIndex, preview: Preview) -> None:
+        if preview.prompts is not self._prompts[index]:
+            return
+        shown = preview.with_level(self._level) if preview.prompts.is_ambiguous else preview
+        self._show(index, shown)
+        if self._unanswered():
+            self._ask()
+            return
+        self._idle()
+        if self._commit_waits:
+            self._commit_waits = False
+            self.commit()
+
+    def _show(self, index: PlaneIndex, preview: Preview) -> None:
+        self._previews[index] = preview
+        self.preview_changed.emit(index, preview)
+
+    def _on_failure(self, error: Exception) -> None:
+        self._commit_waits = False
+        self._idle()
+        self.failed.emit(error)
+
+    def _commit(self, patches: list[LabelPatch]) -> None:
+        """Write patches, record them with the prompts they came from, and start the next object."""
+        card = self._model.predictor.card if self._model.predictor is not None else None
+        for patch in patches:
+            note = provenance(
+                self._previews[patch.index], label_id=self._object_id, card=card, image=self._source.name
+            )
+            self._sink.write(patch, note={**note, "versions": self._versions})
+            self.committed.emit((patch,), note)
+        finished = self._object_id
+        edit = self._prompts.clear()
+        self.object_id = max(self._sink.max_label(), finished) + 1
+        entry = Entry(f"object {finished}", tuple(patches), prompts=edit, ids=(finished, self._object_id))
+        self._record(entry)
+        self.labels_changed.emit(tuple(patches))
+
+    def _step(self, move: Callable[[], Entry | None]) -> bool:
+        """Undo or redo one entry and bring everything that depends on it along."""
+        if self._live is not None:
+            self._record(Entry("drag", prompts=PromptEdit(self._live, self._prompts.snapshot())))
+            self._live = None
+        self.cancel()
+        entry = move()
+        if entry is None:
+            return False
+        if entry.ids is not None:
+            self.object_id = entry.ids[1]
+        if entry.patches:
+            self.labels_changed.emit(entry.patches)
+        self.history_changed.emit()
+        self._ask()
+        return True
+
+    def _record(self, entry: Entry) -> None:
+        self._journal.record(entry)
+        self.history_changed.emit()
+
+    def _on_stage(self, stage: Stage, index: PlaneIndex) -> None:
+        """Follow the worker."""
+        if self._stage is Stage.EMBEDDING and stage is not Stage.EMBEDDING:
+            self.embedding_finished.emit(index)
+        self._set_stage(stage)
+        if stage is Stage.EMBEDDING:
+            self.embedding_started.emit(index)
+
+    def _idle(self) -> None:
+        self._set_stage(Stage.IDLE)
+
+    def _set_stage(self, stage: Stage) -> None:
+        if stage is self._stage:
+            return
+        was_idle, self._stage = self._stage is Stage.IDLE, stage
+        self.stage_changed.emit(stage)
+        if was_idle != (stage is Stage.IDLE):
+            self.busy_changed.emit(stage is not Stage.IDLE)
