@@ -28,7 +28,7 @@ class Progress(Protocol):
     """Told how far a download is: bytes done, bytes in total (0 if unknown), what is going on."""
 
     def __call__(self, done: int, total: int, message: str) -> None:
-        """Show it; raise to cancel."""
+        """Show it; to cancel, raise anything but an OSError or a ValueError, which look like failures."""
 
 
 def weights_dir(cache_dir: Path | None = None) -> Path:

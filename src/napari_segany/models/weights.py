@@ -228,7 +228,9 @@ def _read_pickle(path: Path, *, head: bytes) -> dict[str, Tensor]:
     elif head[:1] != b"\x80":
         raise WeightsError(f"{path} is no weights file ({_ACCEPTED}); it starts with {head[:8]!r}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with path.open("rb") as stream:  # not by name: torch would go by the suffix
+            source = path if is_zip and path.suffix != ".safetensors" else stream
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=source is path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is refused: it holds more than tensors, or is damaged. Opening such a file can run any "
