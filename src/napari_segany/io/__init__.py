@@ -1,0 +1,1 @@
+"""Readers and writers: label stores, OME-Zarr, TIFF, pictures, prompt files and exports."""

@@ -92,7 +92,7 @@ class LabelStore:
         Parameters
         ----------
         path
-            A new folder such as "cells.ome.zarr", or an OME-Zarr 0.5 image, in which it becomes `labels/<name>`.
+            A new folder such as "cells.ome.zarr", or an OME-Zarr 0.5 image, where it becomes `labels/<name>`.
         shape
             (..., H, W), one side for each axis of the calibration.
         calibration

@@ -168,7 +168,7 @@ class WriterLock:
             holder = file.read_text(encoding="utf-8", errors="replace").strip() or "another program"
             self._release()
             raise StoreError(
-                f"{file.parent.parent} is being written by {holder}; close it there, or open with read_only=True"
+                f"{file.parent.parent} is being written by {holder}; close it, or open with read_only=True"
             ) from None
         except OSError as error:  # some network drives have no locks
             _logger.warning("%s cannot be locked (%s): make sure that nobody else writes to it", file, error)
