@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..core.errors import DataError
-from ..core.types import BoolMask, FloatArray
+from napari_segany.core.errors import DataError
+from napari_segany.core.types import AnyArray, BoolMask, FloatArray
 from .shapes import Patch
 
 SMALLEST_AREA = 12
@@ -17,6 +17,7 @@ SMALLEST_AREA = 12
 
 _TILE = 256
 _LEAST_VISIBLE = 0.4
+_LEAST_CONTRAST = 0.3  # difference of means in standard deviations
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,18 +52,24 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Draft:
-    """An outline registered as an object: the part of its `mask` that later ones leave visible counts."""
+    """An outline registered as an object: the part of its mask that later ones leave visible counts.
 
-    patch: Patch
+    A group has no outline of its own: it is its members with the gaps of up to twice `gap` pixels between them.
+    """
+
+    patch: Patch | None
     level: int
     kind: str
     parent: int
+    gap: float = 0.0
+    is_clear: bool = False
 
 
 class Canvas:
     """Light (H, W) or (H, W, 3) that shapes are painted on, with the objects that they make.
 
-    Later objects cover earlier ones of the same level; children show only where their parent does.
+    Later objects cover earlier ones of the same level; children show only where their parent does. Objects of
+    one level overlap only where an upper one is clear (a translucent cell).
     """
 
     def __init__(
@@ -102,11 +109,35 @@ class Canvas:
         by_rows = _interpolate(coarse, at[0])
         return np.ascontiguousarray(_interpolate(by_rows.T, at[1]).T, dtype=np.float32) * np.float32(1.5)
 
-    def add_object(self, patch: Patch | None, *, level: int, kind: str, parent: int = -1) -> int:
-        """Register an object over everything so far; returns its number, -1 if the patch shows too few pixels."""
+    def fibrous(self, *, angle: float, stretch: float, grain: float = 1.0) -> FloatArray:
+        """Return (H, W) streaky noise of deviation about 1, `stretch` times longer along `angle`, gently wavy."""
+        tile = (
+            self._tiles[1.0]
+            if 1.0 in self._tiles
+            else self._tiles.setdefault(1.0, power_noise(self.rng, beta=1.0))
+        )
+        wave = self.smooth_noise(60) * np.float32(5)
+        rows = np.arange(self.shape[0], dtype=np.float32)[:, None]
+        cols = np.arange(self.shape[1], dtype=np.float32)[None, :]
+        along = (cols * np.float32(np.cos(angle)) + rows * np.float32(np.sin(angle))) / np.float32(
+            stretch * grain
+        )
+        across = (rows * np.float32(np.cos(angle)) - cols * np.float32(np.sin(angle)) + wave) / np.float32(
+            grain
+        )
+        streaks = ndimage.map_coordinates(tile, [across, along], order=1, mode="grid-wrap")
+        return np.asarray(streaks, dtype=np.float32)
+
+    def add_object(
+        self, patch: Patch | None, *, level: int, kind: str, parent: int = -1, is_clear: bool = False
+    ) -> int:
+        """Register an object over everything so far; returns its number, -1 if the patch shows too few pixels.
+
+        One that `is_clear` hides nothing: what lies under it keeps its whole mask.
+        """
         if patch is None or np.count_nonzero(patch.mask) < SMALLEST_AREA:
             return -1
-        self._drafts.append(_Draft(patch, level, kind, parent))
+        self._drafts.append(_Draft(patch, level, kind, parent, is_clear=is_clear))
         return len(self._drafts) - 1
 
     def paint(
@@ -137,30 +168,59 @@ class Canvas:
             paint = paint[..., None] if paint.ndim == 2 else paint
         self.light[patch.box] += cover * paint
 
-    def objects(self) -> tuple[SceneObject, ...]:
-        """Return the objects that are visible: at least 40 % of each, 12 pixels, within its parent."""
-        owners: dict[int, NDArray[np.int32]] = {}
+    def add_group(self, *, level: int, kind: str, gap: float) -> int:
+        """Register an object made of its members, the objects added with it as `parent`; returns its number."""
+        self._drafts.append(_Draft(None, level, kind, -1, gap=gap))
+        return len(self._drafts) - 1
+
+    def objects(self, image: AnyArray) -> tuple[SceneObject, ...]:
+        """Return the objects that are visible: at least 40 % of each, 12 pixels, within its parent.
+
+        Small parts (levels 1 and 2) that noise, blur or saturation have hidden in the final `image` are left out too.
+        """
+        grey = image.astype(np.float32)  # colour: each band by itself
+        owners = self._owners()
+        kept: dict[int, SceneObject] = {}
         for number, draft in enumerate(self._drafts):
-            owner = owners.setdefault(draft.level, np.full(self.shape, -1, dtype=np.int32))
-            owner[draft.patch.box][draft.patch.mask] = number
-        kept: list[SceneObject] = []
-        place: dict[int, int] = {-1: -1}
-        for number, draft in enumerate(self._drafts):
-            if draft.parent not in place:
+            if draft.patch is None or not self._is_placed(draft.parent, kept):
                 continue
             whole = draft.patch.mask
-            seen = whole & (owners[draft.level][draft.patch.box] == number)
-            parent = place[draft.parent]
-            if parent >= 0:
-                seen &= _window(kept[parent], draft.patch.box)
+            seen = whole & (owners[draft.level][draft.patch.box] <= number)
+            if draft.parent in kept:
+                seen &= _window(kept[draft.parent], draft.patch.box)
             if np.count_nonzero(seen) < np.count_nonzero(whole):
                 seen = _without_crumbs(seen)
-            found = _tight(seen, draft.patch)
-            if found is None or np.count_nonzero(seen) < _LEAST_VISIBLE * np.count_nonzero(whole):
+            found = _tight(seen, at=(draft.patch.row0, draft.patch.col0))
+            if found is None or (draft.level <= 2 and not _stands_out(found, grey)):
                 continue
-            place[number] = len(kept)
-            kept.append(SceneObject(*found, draft.level, draft.kind, parent))
-        return tuple(kept)
+            if np.count_nonzero(seen) >= _LEAST_VISIBLE * np.count_nonzero(whole):
+                kept[number] = SceneObject(*found, draft.level, draft.kind, draft.parent)
+        return _numbered(self._groups(kept) | kept)
+
+    def _is_placed(self, parent: int, kept: dict[int, SceneObject]) -> bool:
+        """Tell whether an object's parent is visible, a group, or none."""
+        return parent < 0 or parent in kept or self._drafts[parent].patch is None
+
+    def _owners(self) -> dict[int, NDArray[np.int32]]:
+        """Return per level the (H, W) number of the uppermost opaque draft, -1 where there is none."""
+        owners: dict[int, NDArray[np.int32]] = {}
+        for number, draft in enumerate(self._drafts):
+            if draft.level not in owners:
+                owners[draft.level] = np.full(self.shape, -1, dtype=np.int32)
+            if draft.patch is not None and not draft.is_clear:
+                owners[draft.level][draft.patch.box][draft.patch.mask] = number
+        return owners
+
+    def _groups(self, kept: dict[int, SceneObject]) -> dict[int, SceneObject]:
+        """Return the groups that have at least three visible members, each the closed union of them."""
+        groups: dict[int, SceneObject] = {}
+        for number, draft in enumerate(self._drafts):
+            members = (
+                [thing for thing in kept.values() if thing.part_of == number] if draft.patch is None else []
+            )
+            if len(members) >= 3:
+                groups[number] = SceneObject(*_closed(members, gap=draft.gap), draft.level, draft.kind, -1)
+        return groups
 
 
 def power_noise(rng: np.random.Generator, *, beta: float) -> FloatArray:
@@ -210,11 +270,55 @@ def _without_crumbs(mask: BoolMask) -> BoolMask:
     return kept
 
 
-def _tight(mask: BoolMask, patch: Patch) -> tuple[slice, slice, BoolMask] | None:
-    """Return the tight rows, columns and mask of an object in the image, or None if too little is left."""
+def _closed(members: list[SceneObject], *, gap: float) -> tuple[slice, slice, BoolMask]:
+    """Return the tight box and mask of some objects and what lies between them, closed by a disk of radius `gap`."""
+    row0, col0 = (
+        min(thing.mask_rows.start for thing in members),
+        min(thing.mask_cols.start for thing in members),
+    )
+    row1, col1 = (
+        max(thing.mask_rows.stop for thing in members),
+        max(thing.mask_cols.stop for thing in members),
+    )
+    pad = int(gap) + 2
+    union = np.zeros((row1 - row0 + 2 * pad, col1 - col0 + 2 * pad), dtype=bool)
+    for thing in members:
+        rows, cols = thing.mask_rows.start - row0 + pad, thing.mask_cols.start - col0 + pad
+        union[rows : rows + thing.mask.shape[0], cols : cols + thing.mask.shape[1]] |= thing.mask
+    grown = ndimage.distance_transform_edt(~union) <= gap
+    closed = union | (ndimage.distance_transform_edt(grown) > gap)
+    found = _tight(closed[pad:-pad, pad:-pad], at=(row0, col0))
+    assert found is not None, "a union of objects cannot be empty"
+    return found
+
+
+def _stands_out(found: tuple[slice, slice, BoolMask], image: FloatArray) -> bool:
+    """Tell whether a small object's mean differs visibly from what is around it in (H, W) or (H, W, 3)."""
+    rows, cols, mask = found
+    margin = 3
+    first = max(rows.start - margin, 0), max(cols.start - margin, 0)
+    window = image[first[0] : rows.stop + margin, first[1] : cols.stop + margin]
+    inside = np.zeros(window.shape[:2], dtype=bool)
+    inside[rows.start - first[0] : rows.stop - first[0], cols.start - first[1] : cols.stop - first[1]] = mask
+    if inside.all():
+        return True
+    own, other = window[inside], window[~inside]
+    contrast = np.abs(own.mean(0) - other.mean(0)) / (0.5 * (own.std(0) + other.std(0)) + 1e-6)
+    return bool(contrast.max() > _LEAST_CONTRAST)
+
+
+def _numbered(found: dict[int, SceneObject]) -> tuple[SceneObject, ...]:
+    """Return objects in draft order, `part_of` turned from draft numbers into places in the result."""
+    order = sorted(found)
+    place = {number: index for index, number in enumerate(order)}
+    return tuple(replace(found[number], part_of=place.get(found[number].part_of, -1)) for number in order)
+
+
+def _tight(mask: BoolMask, *, at: tuple[int, int]) -> tuple[slice, slice, BoolMask] | None:
+    """Return the tight rows, columns and mask of an object whose array starts `at` a pixel, None if too little is left."""
     if np.count_nonzero(mask) < SMALLEST_AREA:
         return None
     rows, cols = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     row0, row1, col0, col1 = int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
-    box = slice(patch.row0 + row0, patch.row0 + row1), slice(patch.col0 + col0, patch.col0 + col1)
+    box = slice(at[0] + row0, at[0] + row1), slice(at[1] + col0, at[1] + col1)
     return *box, np.ascontiguousarray(mask[row0:row1, col0:col1])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.types import AnyArray, FloatArray
+from napari_segany.core.types import AnyArray, FloatArray
+from .bodies import chromatin, colonies, crowd, mitochondria, nucleoli, nucleus_in, spots_inside
 from .canvas import Canvas
 from .optics import blurred, expose, illumination, inverted, some_camera
 from .shapes import BlobForm, Patch, blob, partition, scatter, tube, wandering_curve
@@ -28,68 +30,72 @@ def _developed(canvas: Canvas, *, blur: float, dim: bool = True, invert: float =
     return inverted(image) if rng.random() < invert else image
 
 
-def crowd(canvas: Canvas, *, diameter: float, crowding: float | None = None) -> NDArray[np.float64]:
-    """Return (N, 2) centres for objects of a diameter: even, clustered or sparse; at most about 100 per 256 x 256."""
-    rng, shape = canvas.rng, canvas.shape
-    most = max(int(90 * shape[0] * shape[1] / 65536), 12)
-    spacing = diameter * (rng.uniform(1.0, 2.2) if crowding is None else crowding)
-    spacing = max(spacing, np.sqrt(shape[0] * shape[1] / (most * 1.6)))
-    points = scatter(rng, shape=shape, spacing=spacing, jitter=rng.uniform(0.1, 0.35))
-    if rng.random() < 0.6:
-        lumps = canvas.smooth_noise(max(4 * diameter, 24))
-        at = np.clip(points.astype(int), 0, np.array(shape) - 1)
-        keep = lumps[at[:, 0], at[:, 1]] > rng.uniform(-1.2, 0.6)
-        points = points[keep] if keep.any() else points[:3]
-    return points[:most]
+@dataclass(frozen=True, slots=True)
+class _Stain:
+    """What the nuclei of one image share: outline, spread of brightness and size, texture, edge softness in pixels."""
+
+    form: BlobForm
+    spread: float
+    size_spread: float
+    grain: float
+    inner: str
+    softness: float
+    additive: bool
 
 
-def _chromatin(canvas: Canvas, patch: Patch, *, grain: float) -> FloatArray:
-    """Return (h, w) brightness of a nucleus about 1: granular, a little darker towards the rim."""
+def _some_stain(rng: np.random.Generator, *, diameter: float) -> _Stain:
+    """Return how the nuclei of one image look."""
+    return _Stain(
+        form=BlobForm(rng.uniform(1.05, 1.7), rng.uniform(0.015, 0.06), float(rng.choice([0, 0, 0.3]))),
+        spread=rng.uniform(0.05, 0.7),
+        size_spread=rng.uniform(0.08, 0.3),
+        grain=rng.uniform(0.03, 0.2),
+        inner=str(rng.choice(["none", "dark", "bright"], p=[0.5, 0.35, 0.15])),
+        softness=rng.uniform(1.0, 1.0 + 0.1 * diameter),
+        additive=bool(rng.random() < 0.5),
+    )
+
+
+def _nuclei(canvas: Canvas, points: NDArray[np.float64], *, diameter: float, blur: float) -> None:
+    """Paint nuclei, brightness varying from one to the next; a few condensed, broken up, hollow or out of focus."""
     rng = canvas.rng
-    texture = canvas.texture(patch, beta=float(rng.choice([1.2, 1.8])))
-    rim = np.clip(patch.field / max(float(patch.field.max()), 1.0), 0, 1)
-    return np.maximum(1 + grain * texture - 0.25 * (1 - rim) ** 2, 0.2).astype(np.float32)
-
-
-def _nuclei(canvas: Canvas, points: NDArray[np.float64], *, diameter: float) -> None:
-    """Paint nuclei with their nucleoli or spots, brightness varying from one to the next."""
-    rng = canvas.rng
-    form = BlobForm(rng.uniform(1.05, 1.6), rng.uniform(0.015, 0.07), rng.choice([0, 0, 0.3]))
-    spread, grain, size_spread = rng.uniform(0.05, 0.7), rng.uniform(0.03, 0.22), rng.uniform(0.08, 0.3)
-    inner = rng.choice(["none", "dark", "bright"], p=[0.5, 0.3, 0.2])
-    softness = rng.uniform(1.0, 1.0 + 0.1 * diameter)
-    additive = rng.random() < 0.5
+    stain = _some_stain(rng, diameter=diameter)
+    odd = rng.dirichlet([9, 0.5, 0.3, 0.3, 0.6])
     for point in points:
-        size = max(diameter * np.exp(rng.normal(0, size_spread)), 5.0)
-        patch = blob(rng, point, diameter=size, shape=canvas.shape, form=form)
-        nucleus = canvas.add_object(patch, level=3, kind="nucleus")
-        if patch is None or nucleus < 0:
+        size = max(diameter * np.exp(rng.normal(0, stain.size_spread)), 5.0)
+        level = 0.5 * np.exp(rng.normal(0, stain.spread))
+        look = str(rng.choice(["plain", "condensed", "broken", "hollow", "unfocused"], p=odd))
+        if look == "broken":
+            _broken_nucleus(canvas, point, diameter=size, value=level * 1.5)
             continue
-        level = 0.55 * np.exp(rng.normal(0, spread))
-        light = np.float32(level) * _chromatin(canvas, patch, grain=grain)
-        canvas.paint(patch, light, softness=softness, opacity=rng.uniform(0.75, 0.95) if additive else 1.0)
-        if inner != "none" and size > 20:
-            _nucleoli(canvas, patch, parent=nucleus, value=level * (0.35 if inner == "dark" else 1.9))
-
-
-def _nucleoli(canvas: Canvas, nucleus: Patch, *, parent: int, value: float | NDArray[np.float64]) -> None:
-    """Paint one to four small round bodies well inside a nucleus."""
-    rng = canvas.rng
-    depth = float(nucleus.field.max())
-    rows, cols = np.nonzero(nucleus.field > 0.35 * depth)
-    for _ in range(rng.integers(1, 5)):
-        pick = rng.integers(len(rows))
-        centre = (nucleus.row0 + rows[pick], nucleus.col0 + cols[pick])
-        body = blob(
-            rng,
-            centre,
-            diameter=max(depth * rng.uniform(0.3, 0.6), 4.2),
-            shape=canvas.shape,
-            form=BlobForm(1.15, 0.04),
+        if look == "condensed":
+            size, level = max(0.65 * size, 5.0), level * 2.0
+        patch = blob(rng, point, diameter=size, shape=canvas.shape, form=stain.form)
+        number = canvas.add_object(patch, level=3, kind="nucleus")
+        if patch is None or number < 0:
+            continue
+        light = level * chromatin(canvas, patch, grain=stain.grain)
+        if look == "hollow":
+            light = light * (0.45 + 0.7 * np.exp(-np.maximum(patch.field, 0) / np.float32(0.12 * size)))
+        softness = min(size * 0.5, float(patch.field.max()) * 1.2) if look == "unfocused" else stain.softness
+        canvas.paint(
+            patch, light, softness=softness, opacity=rng.uniform(0.75, 0.95) if stain.additive else 1.0
         )
-        body = None if body is None else body.inside(nucleus, margin=1.5)
-        if body is not None and canvas.add_object(body, level=1, kind="nucleolus", parent=parent) >= 0:
-            canvas.paint(body, value)
+        if stain.inner != "none" and look == "plain" and size > max(20, 14 * blur):
+            nucleoli(canvas, patch, parent=number, value=level * (0.35 if stain.inner == "dark" else 1.9))
+
+
+def _broken_nucleus(canvas: Canvas, centre: NDArray[np.float64], *, diameter: float, value: float) -> None:
+    """Paint a dying nucleus: a handful of bright fragments that are one object."""
+    rng = canvas.rng
+    whole: Patch | None = None
+    for _ in range(rng.integers(3, 7)):
+        at = centre + rng.normal(0, 0.22 * diameter, 2)
+        piece = blob(rng, tuple(at), diameter=max(diameter * rng.uniform(0.25, 0.5), 3), shape=canvas.shape)
+        if piece is not None:
+            whole = piece if whole is None else whole.united(piece)
+    if whole is not None and canvas.add_object(whole, level=3, kind="nucleus") >= 0:
+        canvas.paint(whole, value * (1 + 0.2 * canvas.texture(whole)))
 
 
 def _haze(canvas: Canvas, *, strength: float) -> None:
@@ -113,14 +119,31 @@ def _debris(canvas: Canvas, *, diameter: float, value: float) -> None:
             canvas.glow(speck, value * rng.uniform(0.3, 1.2))
 
 
+def _background(canvas: Canvas, *, diameter: float) -> None:
+    """Lay what lies under the nuclei: nothing, haze, a sheet of faint cell bodies, or faint fibres."""
+    rng = canvas.rng
+    style = rng.choice(["dark", "haze", "bodies", "fibres"], p=[0.4, 0.3, 0.2, 0.1])
+    if style in ("haze", "bodies"):
+        _haze(canvas, strength=rng.uniform(0.005, 0.04))
+    if style == "bodies":
+        bodies = np.maximum(canvas.smooth_noise(1.5 * diameter), 0) * (1 + 0.2 * canvas.full_noise(beta=1.2))
+        canvas.light += np.float32(rng.uniform(0.01, 0.06)) * bodies
+    if style == "fibres":
+        streaks = canvas.fibrous(angle=rng.uniform(0, np.pi), stretch=rng.uniform(6, 15))
+        canvas.light += np.float32(rng.uniform(0.005, 0.03)) * np.maximum(streaks, 0)
+
+
 def fluorescence(canvas: Canvas, diameter: float) -> AnyArray:
     """Paint stained nuclei on a dark background."""
     rng = canvas.rng
-    _haze(canvas, strength=rng.choice([0.0, 0.01, 0.03]))
-    _nuclei(canvas, crowd(canvas, diameter=diameter), diameter=diameter)
+    blur = rng.uniform(0.4, min(0.6 + 0.03 * diameter, 2.5))
+    _background(canvas, diameter=diameter)
+    _nuclei(canvas, crowd(canvas, diameter=diameter), diameter=diameter, blur=blur)
     if rng.random() < 0.3:
         _debris(canvas, diameter=diameter, value=0.6)
-    return _developed(canvas, blur=rng.uniform(0.4, 0.6 + 0.03 * diameter))
+    if rng.random() < 0.4:
+        canvas.light += np.float32(rng.uniform(0.03, 0.15)) * blurred(canvas.light, 0.4 * diameter + 3)
+    return _developed(canvas, blur=blur)
 
 
 def _hue(rng: np.random.Generator, channel: int) -> NDArray[np.float64]:
@@ -136,77 +159,34 @@ def composite(canvas: Canvas, diameter: float) -> AnyArray:
     channels = rng.permutation(3) if rng.random() < 0.4 else np.array([2, 1, 0])
     nucleus_hue, cell_hue, extra_hue = (_hue(rng, int(channel)) for channel in channels)
     form = BlobForm(rng.uniform(1.0, 1.8), rng.uniform(0.05, 0.14), 0.0)
-    extra = rng.choice(["none", "spots", "mitochondria"])
-    for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(0.85, 1.6)):
+    extra, has_nucleoli = rng.choice(["none", "spots", "mitochondria"]), rng.random() < 0.4
+    points = crowd(canvas, diameter=diameter, crowding=rng.uniform(0.85, 1.6))
+    groups = colonies(canvas, points, reach=1.1 * diameter, gap=0.2 * diameter, kind="colony")
+    for point, group in zip(points, groups, strict=True):
         body = blob(
             rng, point, diameter=diameter * np.exp(rng.normal(0, 0.18)), shape=canvas.shape, form=form
         )
-        cell = canvas.add_object(body, level=4, kind="cell")
+        cell = canvas.add_object(body, level=4, kind="cell", parent=int(group))
         if body is None or cell < 0:
             continue
-        level = np.float32(rng.uniform(0.2, 0.6))
         depth = np.clip(body.field / max(float(body.field.max()), 1), 0, 1)
-        shade = level * (0.5 + 0.5 * depth + 0.15 * canvas.texture(body))
+        shade = rng.uniform(0.25, 0.6) * (0.6 + 0.4 * depth + 0.15 * canvas.texture(body))
         canvas.paint(body, shade[..., None] * cell_hue, softness=1.5)
         if extra == "mitochondria":
             mitochondria(canvas, body, parent=cell, value=extra_hue * 0.9, size=diameter)
-        centre = np.asarray(point) + rng.normal(0, 0.05 * diameter, 2)
-        nucleus = blob(rng, tuple(centre), diameter=diameter * rng.uniform(0.35, 0.5), shape=canvas.shape)
-        nucleus = None if nucleus is None else nucleus.inside(body, margin=1.5)
-        inner = canvas.add_object(nucleus, level=3, kind="nucleus", parent=cell)
-        if nucleus is not None and inner >= 0:
-            canvas.paint(nucleus, (0.8 * _chromatin(canvas, nucleus, grain=0.12))[..., None] * nucleus_hue)
-        if extra == "spots":
-            spots_inside(canvas, body, parent=cell, value=extra_hue, size=max(4.2, 0.08 * diameter))
-    return _developed(canvas, blur=rng.uniform(0.4, 1.2), dim=False, invert=0.0)
-
-
-def spots_inside(
-    canvas: Canvas,
-    body: Patch,
-    *,
-    parent: int,
-    value: float | NDArray[np.float64],
-    size: float,
-    most: int = 6,
-) -> None:
-    """Paint bright spots of about `size` pixels inside a body."""
-    rng = canvas.rng
-    rows, cols = np.nonzero(body.field > size / 2 + 1)
-    for _ in range(int(rng.integers(1, most + 1)) if len(rows) else 0):
-        pick = rng.integers(len(rows))
-        centre = (body.row0 + rows[pick], body.col0 + cols[pick])
-        spot = blob(
-            rng, centre, diameter=size * rng.uniform(0.9, 1.4), shape=canvas.shape, form=BlobForm(1.1, 0.02)
+        inner, nucleus = nucleus_in(
+            canvas, body, parent=cell, diameter=diameter * rng.uniform(0.35, 0.5), off=0.04 * diameter
         )
-        if (
-            spot is not None
-            and canvas.add_object(spot.inside(body), level=1, kind="spot", parent=parent) >= 0
-        ):
-            canvas.glow(spot, np.asarray(value) * rng.uniform(0.6, 1.2), softness=2.0)
-
-
-def mitochondria(
-    canvas: Canvas,
-    body: Patch,
-    *,
-    parent: int,
-    value: float | NDArray[np.float64],
-    size: float,
-    most: int = 7,
-) -> None:
-    """Paint short bent tubes inside a body of diameter `size`."""
-    rng = canvas.rng
-    width = max(2.6, 0.045 * size)
-    rows, cols = np.nonzero(body.field > 1.5 * width)
-    for _ in range(int(rng.integers(2, most + 1)) if len(rows) else 0):
-        pick = rng.integers(len(rows))
-        start = (float(body.row0 + rows[pick]), float(body.col0 + cols[pick]))
-        curve = wandering_curve(rng, start, length=rng.uniform(0.12, 0.4) * size, turn=2.5)
-        line = tube(curve, width=width, shape=canvas.shape)
-        line = None if line is None else line.inside(body, margin=1.0)
-        if line is not None and canvas.add_object(line, level=2, kind="mitochondrion", parent=parent) >= 0:
-            canvas.paint(line, value)
+        if nucleus is not None and inner >= 0:
+            level = rng.uniform(0.5, 0.95)
+            canvas.paint(nucleus, (level * chromatin(canvas, nucleus, grain=0.12))[..., None] * nucleus_hue)
+            if has_nucleoli and diameter > 50:
+                nucleoli(
+                    canvas, nucleus, parent=inner, value=0.3 * level * nucleus_hue + 0.1 * cell_hue, most=3
+                )
+        if extra == "spots":
+            spots_inside(canvas, body, parent=cell, value=extra_hue, size=max(4.4, 0.08 * diameter))
+    return _developed(canvas, blur=rng.uniform(0.4, 1.2), dim=False, invert=0.0)
 
 
 def membrane(canvas: Canvas, diameter: float) -> AnyArray:
@@ -229,12 +209,15 @@ def membrane(canvas: Canvas, diameter: float) -> AnyArray:
     strength = 0.6 + 0.12 * canvas.full_noise(beta=1.8)
     for patch in cells:
         cell = canvas.add_object(patch.shrunk(0.5), level=4, kind="cell", parent=tissue)
-        halo = Patch(patch.row0, patch.col0, patch.field)
-        canvas.paint(halo, lumen * (1 + 0.3 * canvas.texture(patch)))
+        canvas.paint(patch, lumen * (1 + 0.3 * canvas.texture(patch)))
         edge = np.exp(-((patch.field / np.float32(wall)) ** 2)) * (patch.field > -0.5)
         canvas.light[patch.box] += edge * strength[patch.box]
         if nucleus_light and cell >= 0:
-            _nucleus_in(canvas, patch, parent=cell, value=nucleus_light, diameter=diameter)
+            inner, nucleus = nucleus_in(
+                canvas, patch.shrunk(1.0), parent=cell, diameter=diameter * rng.uniform(0.35, 0.5)
+            )
+            if nucleus is not None and inner >= 0:
+                canvas.paint(nucleus, nucleus_light * chromatin(canvas, nucleus, grain=0.15))
     return _developed(canvas, blur=rng.uniform(0.5, 0.7 + 0.012 * diameter), invert=0.1)
 
 
@@ -250,17 +233,6 @@ def _tissue(canvas: Canvas, cells: list[Patch]) -> int:
     for patch in cells:
         np.maximum(field[patch.box], patch.field, out=field[patch.box])
     return canvas.add_object(Patch(0, 0, field), level=6, kind="tissue")
-
-
-def _nucleus_in(canvas: Canvas, cell: Patch, *, parent: int, value: float, diameter: float) -> None:
-    """Paint a nucleus at the deepest place of a cell."""
-    rng = canvas.rng
-    row, col = np.unravel_index(int(np.argmax(cell.field)), cell.field.shape)
-    centre = (cell.row0 + float(row), cell.col0 + float(col))
-    nucleus = blob(rng, centre, diameter=diameter * rng.uniform(0.35, 0.5), shape=canvas.shape)
-    nucleus = None if nucleus is None else nucleus.inside(cell, margin=2.0)
-    if nucleus is not None and canvas.add_object(nucleus, level=3, kind="nucleus", parent=parent) >= 0:
-        canvas.paint(nucleus, value * _chromatin(canvas, nucleus, grain=0.15))
 
 
 def filaments(canvas: Canvas, diameter: float) -> AnyArray:
@@ -309,6 +281,6 @@ def spots(canvas: Canvas, diameter: float) -> AnyArray:
         nucleus = canvas.add_object(body, level=3, kind="nucleus")
         if body is not None and nucleus >= 0:
             level = rng.uniform(0.12, 0.3)
-            canvas.paint(body, level * _chromatin(canvas, body, grain=0.15), softness=2.0)
+            canvas.paint(body, level * chromatin(canvas, body, grain=0.15), softness=2.0)
             spots_inside(canvas, body, parent=nucleus, value=0.5, size=size, most=8)
     return _developed(canvas, blur=rng.uniform(0.4, 0.3 * size))

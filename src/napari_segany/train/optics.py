@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..core.types import AnyArray, FloatArray
+from napari_segany.core.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)

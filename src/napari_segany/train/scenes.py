@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import DataError, ImageError
-from ..core.types import AnyArray, Labels
+from napari_segany.core.errors import DataError, ImageError
+from napari_segany.core.types import AnyArray, Labels
 from . import glowing, transmitted
 from .canvas import SMALLEST_AREA, Canvas, SceneObject
 from .glowing import Painter
@@ -98,16 +99,17 @@ def render_scene(
     rng = np.random.default_rng(seed)
     chosen = KINDS[int(rng.integers(len(KINDS)))] if kind is None else kind
     recipe = _RECIPES[chosen]
-    while True:
+    for wanted in chain((3, 3, 3), repeat(1)):  # a few objects if that is easily had, one at least
         low, high = recipe.diameters[int(rng.integers(len(recipe.diameters)))]
         high = min(high, 0.6 * min(size))
         drawn = float(np.exp(rng.uniform(np.log(min(low, high)), np.log(high))))
         canvas = Canvas(size, rng, background=np.zeros(3) if recipe.is_colour else 0.0)
         image = recipe.paint(canvas, drawn if object_diameter is None else float(object_diameter))
-        objects = canvas.objects()
+        objects = canvas.objects(image)
         labels = _flat(objects, size=size, kinds=recipe.primary)
-        if labels.any():
+        if labels.max() >= wanted:
             return Scene(image, objects, labels, chosen)
+    raise AssertionError("the loop above ends by returning")
 
 
 def _check(seed: int, *, kind: str | None, size: tuple[int, int], object_diameter: float | None) -> None:

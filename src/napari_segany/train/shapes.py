@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..core.types import BoolMask, FloatArray
+from napari_segany.core.types import BoolMask, FloatArray
 
-_TABLE = 256  # samples of a polar outline
+_TABLE = 1024  # samples of a polar outline
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +57,21 @@ class Patch:
         field = np.minimum(mine, theirs - np.float32(margin))
         return Patch(row0, col0, field) if field.max() > 0 else None
 
+    def united(self, other: Patch) -> Patch:
+        """Return the outline of this shape and another together."""
+        rows, cols = (
+            tuple(zip((mine.start, mine.stop), (theirs.start, theirs.stop), strict=True))
+            for mine, theirs in zip(self.box, other.box, strict=True)
+        )
+        row0, col0 = min(rows[0]), min(cols[0])
+        field = np.full((max(rows[1]) - row0, max(cols[1]) - col0), -3, dtype=np.float32)
+        for patch in (self, other):
+            part = field[patch.row0 - row0 :, patch.col0 - col0 :][
+                : patch.field.shape[0], : patch.field.shape[1]
+            ]
+            np.maximum(part, patch.field, out=part)
+        return Patch(row0, col0, field)
+
 
 @dataclass(frozen=True, slots=True)
 class BlobForm:
@@ -91,7 +106,7 @@ def blob(
     """Return a round, bent or lobed outline around `centre` (row, col), clipped to the image `shape`."""
     angle = rng.uniform(0, np.pi) if angle is None else angle
     order = np.arange(2, 2 + form.lobes)
-    size = form.roughness * rng.normal(size=form.lobes) / np.sqrt(order - 1)
+    size = form.roughness * rng.normal(size=form.lobes) / (order - 1.0) ** 1.2
     phase = rng.uniform(0, 2 * np.pi, form.lobes)
     theta = np.linspace(0, 2 * np.pi, _TABLE, endpoint=False)
     table = 1 + (size[:, None] * np.cos(order[:, None] * theta + phase[:, None])).sum(0)

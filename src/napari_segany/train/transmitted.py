@@ -7,13 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.types import AnyArray, FloatArray
+from napari_segany.core.types import AnyArray, FloatArray
+from .bodies import colonies, crowd, nucleoli, nucleus_in
 from .canvas import Canvas
-from .glowing import crowd
 from .optics import Camera, blurred, expose, halo, illumination, inverted, relief, some_camera
 from .shapes import BlobForm, Patch, blob, partition, scatter, tube, wandering_curve
 
-_Body = Callable[[Canvas, tuple[float, float], float], None]
+_Body = Callable[[Canvas, tuple[float, float], float, int], None]
+"""Lays one cell at a centre (row, col), of a diameter, in a group (-1 for none)."""
 
 
 def _profile(patch: Patch, *, flat: float) -> FloatArray:
@@ -29,24 +30,19 @@ def _raise(canvas: Canvas, patch: Patch, height: FloatArray | float) -> None:
     canvas.light[patch.box] = np.where(inside, height, canvas.light[patch.box])
 
 
-def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
     """Lay an adherent cell with nucleus and nucleoli."""
     rng = canvas.rng
     form = BlobForm(rng.uniform(1.0, 2.4), rng.uniform(0.04, 0.13))
     body = blob(rng, centre, diameter=diameter * np.exp(rng.normal(0, 0.2)), shape=canvas.shape, form=form)
-    cell = canvas.add_object(body, level=4, kind="cell")
+    cell = canvas.add_object(body, level=4, kind="cell", parent=group)
     if body is None or cell < 0:
         return
     height = _profile(body, flat=rng.uniform(0.3, 1.0)) * (1 + 0.12 * canvas.texture(body, beta=1.2))
     _raise(canvas, body, 0.6 * height)
     if diameter < 20:
         return
-    row, col = np.unravel_index(int(np.argmax(body.field)), body.field.shape)
-    nucleus = blob(
-        rng, (body.row0 + float(row), body.col0 + float(col)), diameter=diameter * 0.4, shape=canvas.shape
-    )
-    nucleus = None if nucleus is None else nucleus.inside(body, margin=2)
-    inner = canvas.add_object(nucleus, level=3, kind="nucleus", parent=cell)
+    inner, nucleus = nucleus_in(canvas, body, parent=cell, diameter=0.4 * diameter, off=0.03 * diameter)
     if nucleus is None or inner < 0:
         return
     canvas.light[nucleus.box] += 0.35 * _profile(nucleus, flat=0.5)
@@ -60,30 +56,30 @@ def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float) -> 
             canvas.light[spot.box] += 0.5 * spot.cover(2.0)
 
 
-def _rod(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+def _rod(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
     """Lay a bacterium, a rod that may be bent."""
     rng = canvas.rng
     length = diameter * rng.uniform(0.9, 1.9)
     width = max(0.5 * diameter, 4.0) * rng.uniform(0.8, 1.1)
     curve = wandering_curve(rng, centre, length=max(length - width, 3), turn=rng.uniform(0, 1.0))
     body = tube(curve, width=width, shape=canvas.shape)
-    if body is not None and canvas.add_object(body, level=4, kind="bacterium") >= 0:
+    if body is not None and canvas.add_object(body, level=4, kind="bacterium", parent=group) >= 0:
         _raise(canvas, body, 0.8 * _profile(body, flat=0.8))
 
 
-def _yeast(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+def _yeast(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
     """Lay a yeast cell with a vacuole and sometimes a bud; mother and bud together are a cluster."""
     rng = canvas.rng
     form = BlobForm(rng.uniform(1.0, 1.2), 0.02)
     mother = blob(rng, centre, diameter=diameter * np.exp(rng.normal(0, 0.12)), shape=canvas.shape, form=form)
-    bud, pair = None, -1
+    bud, pair = None, group
     if rng.random() < 0.4:
         size, angle = diameter * rng.uniform(0.4, 0.75), rng.uniform(0, 2 * np.pi)
         away = 0.5 * (diameter + size) * 0.97
         at = (centre[0] + away * np.sin(angle), centre[1] + away * np.cos(angle))
         bud = blob(rng, at, diameter=size, shape=canvas.shape, form=form)
     if mother is not None and bud is not None:
-        pair = canvas.add_object(_union(mother, bud), level=5, kind="budding yeast")
+        pair = canvas.add_object(mother.united(bud), level=5, kind="budding yeast", parent=group)
     for body, kind in ((bud, "bud"), (mother, "yeast")):
         cell = canvas.add_object(body, level=4, kind=kind, parent=pair)
         if body is None or cell < 0:
@@ -95,19 +91,7 @@ def _yeast(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None
             canvas.light[hole.box] -= 0.45 * hole.cover(1.5)
 
 
-def _union(first: Patch, second: Patch) -> Patch:
-    """Return the outline of two shapes together."""
-    boxes = [patch.box for patch in (first, second)]
-    row0, col0 = (min(box[axis].start for box in boxes) for axis in (0, 1))
-    row1, col1 = (max(box[axis].stop for box in boxes) for axis in (0, 1))
-    field = np.full((row1 - row0, col1 - col0), -3, dtype=np.float32)
-    for patch in (first, second):
-        part = field[patch.row0 - row0 :, patch.col0 - col0 :][: patch.field.shape[0], : patch.field.shape[1]]
-        np.maximum(part, patch.field, out=part)
-    return Patch(row0, col0, field)
-
-
-def _neuron(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+def _neuron(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
     """Lay a neuron: a soma with a few long thin arms, all one cell, the soma with a nucleus."""
     rng = canvas.rng
     soma = blob(rng, centre, diameter=0.5 * diameter, shape=canvas.shape, form=BlobForm(1.3, 0.1))
@@ -115,11 +99,11 @@ def _neuron(canvas: Canvas, centre: tuple[float, float], diameter: float) -> Non
         return
     whole = soma
     for _ in range(rng.integers(2, 5)):
-        curve = wandering_curve(rng, centre, length=diameter * rng.uniform(0.7, 1.6), turn=2.5)
-        width = np.linspace(max(0.14 * diameter, 3.0), 2.2, len(curve))
+        curve = wandering_curve(rng, centre, length=diameter * rng.uniform(0.7, 1.6), turn=1.5)
+        width = np.linspace(max(0.16 * diameter, 3.0), 2.2, len(curve))
         arm = tube(curve, width=width, shape=canvas.shape)
-        whole = whole if arm is None else _union(whole, arm)
-    cell = canvas.add_object(whole, level=4, kind="neuron")
+        whole = whole if arm is None else whole.united(arm)
+    cell = canvas.add_object(whole, level=4, kind="neuron", parent=group)
     if cell >= 0:
         _raise(canvas, whole, 0.7 * _profile(whole, flat=0.5))
         nucleus = blob(rng, centre, diameter=0.27 * diameter, shape=canvas.shape)
@@ -135,9 +119,14 @@ def phase(canvas: Canvas, diameter: float) -> AnyArray:
     """Paint living cells by thickness and look at them in phase contrast (halos) or relief (shadows)."""
     rng = canvas.rng
     name = str(rng.choice(list(_BODIES), p=[0.4, 0.22, 0.2, 0.18]))
-    canvas.light[:] = 0.0
-    for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(1.0, 1.9)):
-        _BODIES[name](canvas, (float(point[0]), float(point[1])), diameter)
+    points = crowd(
+        canvas, diameter=diameter, crowding=rng.uniform(1.0, 1.9) * (1.5 if name == "neuron" else 1.0)
+    )
+    groups = np.full(len(points), -1)
+    if name in ("rod", "yeast"):
+        groups = colonies(canvas, points, reach=1.15 * diameter, gap=0.3 * diameter, kind="colony")
+    for point, group in zip(points, groups, strict=True):
+        _BODIES[name](canvas, (float(point[0]), float(point[1])), diameter, int(group))
     thickness = canvas.light + 0.02 * canvas.full_noise(beta=1.4)
     body = float(np.clip(0.04 * diameter, 0.6, 2.5))
     if rng.random() < 0.55:
@@ -175,6 +164,7 @@ def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
         rounds = _organoid if rng.random() < 0.6 else _refracting
         for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(1.05, 1.8)):
             rounds(canvas, (float(point[0]), float(point[1])), diameter)
+    _specks(canvas)
     light = blurred(canvas.light + 0.012 * canvas.full_noise(beta=1.5), rng.uniform(0.4, 1.1))
     light = light * illumination(canvas.shape, rng, strength=rng.uniform(0, 0.25))
     return expose(light.astype(np.float32), rng, camera=_lamp(rng))
@@ -183,11 +173,12 @@ def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
 def _smear(canvas: Canvas, *, diameter: float) -> None:
     """Paint translucent angular cells, each with one dark nucleus of the given diameter."""
     rng = canvas.rng
-    host = diameter * rng.uniform(3.5, 6.0)
+    host = min(diameter * rng.uniform(3.5, 6.0), 0.75 * max(canvas.shape))
+    creases = canvas.fibrous(angle=rng.uniform(0, np.pi), stretch=3.0, grain=rng.uniform(1.5, 4))
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.9, 1.6)):
         form = BlobForm(rng.uniform(1.0, 1.5), rng.uniform(0.08, 0.16), lobes=7)
         body = blob(rng, point, diameter=host * np.exp(rng.normal(0, 0.2)), shape=canvas.shape, form=form)
-        cell = canvas.add_object(body, level=4, kind="cell")
+        cell = canvas.add_object(body, level=4, kind="cell", is_clear=True)
         if body is None or cell < 0:
             continue
         shade = rng.uniform(0.62, 0.85) * (
@@ -203,6 +194,16 @@ def _smear(canvas: Canvas, *, diameter: float) -> None:
             canvas.paint(
                 nucleus, rng.uniform(0.18, 0.35) * (1 + 0.15 * canvas.texture(nucleus)), softness=1.5
             )
+
+
+def _specks(canvas: Canvas) -> None:
+    """Paint a few dark grains of dirt that are nothing."""
+    rng = canvas.rng
+    for _ in range(rng.integers(0, 8)):
+        centre = tuple(rng.uniform(0, 1, 2) * canvas.shape)
+        grain = blob(rng, centre, diameter=rng.uniform(1.5, 4), shape=canvas.shape, form=BlobForm(1.6, 0.2))
+        if grain is not None:
+            canvas.paint(grain, rng.uniform(0.3, 0.7))
 
 
 def _organoid(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
@@ -252,87 +253,124 @@ _STAINS: dict[
 
 
 def histology(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint a stained section: dark nuclei over fibrous or empty ground, sometimes glands around a lumen."""
+    """Paint a stained section: dark nuclei over fibrous or empty ground, some pale, some in cells one can tell."""
     rng = canvas.rng
-    stain = str(rng.choice(list(_STAINS), p=[0.45, 0.2, 0.35]))
+    stain = str(rng.choice(list(_STAINS), p=[0.4, 0.3, 0.3]))
     ground, stroma, dark = (np.clip(np.array(c) + rng.normal(0, 0.03, 3), 0, 1) for c in _STAINS[stain])
     canvas.light[:] = ground
-    _ground_tissue(canvas, ground=ground, stroma=stroma, stain=stain, diameter=diameter)
-    form = BlobForm(rng.uniform(1.1, 2.2), rng.uniform(0.03, 0.09))
-    lean = rng.uniform(0, np.pi)
-    for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(0.95, 2.0)):
-        angle = lean + rng.normal(0, 0.5)
-        size = diameter * np.exp(rng.normal(0, 0.22))
+    _ground_tissue(canvas, stroma - ground, stain=stain, diameter=diameter)
+    form = BlobForm(rng.uniform(1.1, 2.2), rng.uniform(0.02, 0.07), float(rng.choice([0, 0.3])))
+    has_cells, lean, crowding = rng.random() < 0.3, rng.uniform(0, np.pi), rng.uniform(0.95, 2.2)
+    host = 1.7 * diameter
+    paleness = rng.uniform(0.05, 0.6)
+    for point in crowd(canvas, diameter=host if has_cells else diameter, crowding=crowding):
+        parent, body = -1, None
+        if has_cells:
+            parent, body = _stained_cell(canvas, point, diameter=host, hue=stroma * rng.uniform(0.85, 1.0))
+        size, angle = diameter * np.exp(rng.normal(0, 0.22)), lean + rng.normal(0, 0.5)
         patch = blob(rng, point, diameter=size, shape=canvas.shape, form=form, angle=angle)
-        if patch is not None and canvas.add_object(patch, level=3, kind="nucleus") >= 0:
-            _stained_nucleus(canvas, patch, dark=dark, ground=stroma)
-    light = blurred(canvas.light, rng.uniform(0.4, 1.2))
+        patch = patch.inside(body, margin=1.0) if patch is not None and body is not None else patch
+        if patch is None or (has_cells and parent < 0):
+            continue
+        if rng.random() < 0.06:  # above or below the focus: seen, but nobody would outline it
+            canvas.paint(patch, 0.5 * (dark + stroma), opacity=0.5, softness=0.5 * size)
+        elif canvas.add_object(patch, level=3, kind="nucleus", parent=parent) >= 0:
+            _stained_nucleus(canvas, patch, dark=dark, ground=stroma, pale=paleness * rng.random())
+    return _seen_in_colour(canvas)
+
+
+def _seen_in_colour(canvas: Canvas) -> AnyArray:
+    """Return what a colour camera sees of a section: blur that differs between colours, nearly even light."""
+    rng = canvas.rng
+    blurs = rng.uniform(0.4, 1.1) * rng.uniform(0.8, 1.3, 3)
+    light = np.stack([blurred(canvas.light[..., band], blurs[band]) for band in range(3)], axis=-1)
+    if rng.random() < 0.3:  # lateral chromatic aberration
+        light[..., 2] = np.roll(light[..., 2], int(rng.choice([-1, 1])), axis=int(rng.integers(2)))
     field = illumination(canvas.shape, rng, strength=rng.uniform(0, 0.15))
     return expose(light * field[..., None], rng, camera=_lamp(rng, colour=True))
 
 
-def _ground_tissue(
-    canvas: Canvas, *, ground: NDArray[np.float64], stroma: NDArray[np.float64], stain: str, diameter: float
-) -> None:
-    """Paint what lies between the nuclei: cloudy stroma with fibres; in smears next to nothing."""
+def _ground_tissue(canvas: Canvas, hue: NDArray[np.float64], *, stain: str, diameter: float) -> None:
+    """Add `hue` (3,) where there is stroma between the nuclei: clouds, grains and fibres; in smears next to none."""
     rng = canvas.rng
-    cloud = 0.5 + 0.5 * canvas.smooth_noise(rng.uniform(2, 6) * diameter) + 0.25 * canvas.full_noise(beta=1.3)
-    share = np.clip(cloud, 0, 1.2)[..., None] * np.float32(
-        0.15 if stain == "smear" else rng.uniform(0.5, 1.0)
+    cloud = 0.4 + 0.5 * canvas.smooth_noise(rng.uniform(2, 6) * diameter) + 0.2 * canvas.full_noise(beta=1.1)
+    share = np.clip(cloud, 0, 1.3) * np.float32(
+        rng.uniform(0.05, 0.3) if stain == "smear" else rng.uniform(0.4, 1.0)
     )
-    canvas.light += share * (stroma - ground).astype(np.float32)
-    if stain == "smear":
-        return
-    lean = rng.uniform(0, 2 * np.pi)
-    for _ in range(rng.integers(0, 14)):
-        start = tuple(rng.uniform(-0.1, 1, 2) * canvas.shape)
-        curve = wandering_curve(
-            rng, start, length=rng.uniform(2, 6) * diameter, turn=1.2, angle=lean + rng.normal(0, 0.3)
-        )
-        fibre = tube(curve, width=rng.uniform(1.5, 0.25 * diameter + 2), shape=canvas.shape)
-        if fibre is not None:
-            canvas.paint(fibre, stroma * rng.uniform(0.92, 1.06), opacity=rng.uniform(0.2, 0.6), softness=2.5)
+    if rng.random() < 0.7:
+        angle, stretch = rng.uniform(0, np.pi), rng.uniform(4, 14)
+        streaks = canvas.fibrous(angle=angle, stretch=stretch, grain=rng.uniform(0.7, 1.8))
+        share = share + np.float32(rng.uniform(0.05, 0.35)) * streaks
+        if rng.random() < 0.4:  # fibres refract: light and dark flanks
+            canvas.light += (0.05 * np.gradient(streaks, axis=0))[..., None]
+    canvas.light += share[..., None] * hue.astype(np.float32)
+
+
+def _stained_cell(
+    canvas: Canvas, point: NDArray[np.float64], *, diameter: float, hue: NDArray[np.float64]
+) -> tuple[int, Patch | None]:
+    """Paint a cell body with a faint border around a nucleus to come; returns its number and outline."""
+    rng = canvas.rng
+    size = diameter * np.exp(rng.normal(0, 0.12))
+    body = blob(rng, point, diameter=size, shape=canvas.shape, form=BlobForm(1.25, 0.05))
+    cell = canvas.add_object(body, level=4, kind="cell")
+    if body is not None and cell >= 0:
+        rim = np.exp(-np.maximum(body.field, 0) / np.float32(1.5))
+        shade = 0.96 - 0.18 * rim + 0.04 * canvas.texture(body)
+        canvas.paint(body, shade[..., None] * hue)
+    return cell, body
 
 
 def _stained_nucleus(
-    canvas: Canvas, patch: Patch, *, dark: NDArray[np.float64], ground: NDArray[np.float64]
+    canvas: Canvas, patch: Patch, *, dark: NDArray[np.float64], ground: NDArray[np.float64], pale: float
 ) -> None:
-    """Paint a nucleus between pale (vesicular, with a dark rim) and solid dark."""
-    rng = canvas.rng
-    pale = rng.uniform(0, 0.45)
+    """Paint a nucleus between pale (vesicular, with clumps and a dark rim) and solid dark."""
     rim = np.exp(-np.maximum(patch.field, 0) / np.float32(2.0))
-    share = np.clip(1 - pale + 0.18 * canvas.texture(patch, beta=1.2) + pale * 0.6 * rim, 0.25, 1.15)[
-        ..., None
-    ]
+    clumps = canvas.texture(patch, beta=1.0)
+    share = np.clip(1 - pale + (0.12 + 0.25 * pale) * clumps + pale * 0.7 * rim, 0.2, 1.2)[..., None]
     canvas.paint(patch, ground + share * (dark - ground), softness=1.5)
 
 
 def em(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint a stained section of packed cell profiles with dark membranes, mitochondria and vesicles."""
+    """Paint a stained section of packed cell profiles with dark membranes, nuclei, mitochondria and vesicles."""
     rng = canvas.rng
     diameter = max(diameter, 24.0)
     points = scatter(rng, shape=canvas.shape, spacing=diameter, jitter=0.3)
     warp = np.stack([canvas.smooth_noise(0.5 * diameter) for _ in range(2)]) * np.float32(0.12 * diameter)
-    cut = partition(
-        points,
-        shape=canvas.shape,
-        spacing=diameter,
-        warp=warp,
-        weights=rng.normal(0, 0.15 * diameter, len(points)),
-    )
-    wall = rng.uniform(1.0, 1.6)
-    canvas.light[:] = 0.3
-    for _, patch in cut.patches():
-        cell = canvas.add_object(patch.shrunk(wall), level=4, kind="cell")
-        canvas.paint(patch.shrunk(wall), rng.uniform(0.55, 0.75) + 0.04 * canvas.texture(patch, beta=0.8))
-        if cell >= 0:
-            _organelles(canvas, patch.shrunk(wall), parent=cell, diameter=diameter)
-    light = canvas.light + 0.03 * canvas.full_noise(beta=0.7) + 0.04 * canvas.smooth_noise(50)
-    image = expose(blurred(light, rng.uniform(0.4, 1.0)), rng, camera=_lamp(rng))
+    weights = rng.normal(0, 0.15 * diameter, len(points))
+    cut = partition(points, shape=canvas.shape, spacing=diameter, warp=warp, weights=weights)
+    wall, has_nuclei = rng.uniform(1.0, 1.6), rng.random() < 0.4
+    canvas.light[:] = rng.uniform(0.22, 0.4)
+    grain, spread = rng.uniform(0.03, 0.07), rng.uniform(0.02, 0.1)
+    for _, border in cut.patches():
+        patch = border.shrunk(wall)
+        cell = canvas.add_object(patch, level=4, kind="cell")
+        canvas.paint(patch, 0.65 + rng.normal(0, spread) + grain * canvas.texture(patch, beta=0.5))
+        if cell < 0:
+            continue
+        depth = float(patch.field.max())
+        if has_nuclei and depth > 16 and rng.random() < 0.6:
+            _em_nucleus(canvas, patch, parent=cell, diameter=1.1 * depth)
+        else:
+            _organelles(canvas, patch, parent=cell)
+    light = canvas.light + 0.035 * canvas.full_noise(beta=0.5) + 0.03 * canvas.smooth_noise(50)
+    image = expose(blurred(light, rng.uniform(0.3, 0.9)), rng, camera=_lamp(rng))
     return inverted(image) if rng.random() < 0.15 else image
 
 
-def _organelles(canvas: Canvas, cell: Patch, *, parent: int, diameter: float) -> None:
+def _em_nucleus(canvas: Canvas, cell: Patch, *, parent: int, diameter: float) -> None:
+    """Paint a nucleus with a dark envelope, clumped chromatin and a dense nucleolus."""
+    rng = canvas.rng
+    number, nucleus = nucleus_in(canvas, cell, parent=parent, diameter=diameter)
+    if nucleus is None or number < 0:
+        return
+    clumps = np.tanh(2 * canvas.texture(nucleus, beta=1.4)) * np.float32(0.07)
+    canvas.paint(nucleus, rng.uniform(0.5, 0.58) - clumps)
+    nucleoli(canvas, nucleus, parent=number, value=0.3, most=1)
+    canvas.light[nucleus.box] -= 0.25 * np.exp(-((nucleus.field / np.float32(1.2)) ** 2))
+
+
+def _organelles(canvas: Canvas, cell: Patch, *, parent: int) -> None:
     """Paint dark mitochondria with cristae and clear vesicles into a cell profile."""
     rng = canvas.rng
     depth = float(cell.field.max())
