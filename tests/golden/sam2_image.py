@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from napari_segany.core.geometry import stretch
+from napari_segany.core.intensity import Window
 from napari_segany.models.hiera import HieraConfig
 from napari_segany.models.mask_decoder import DecoderConfig, resize_logits
 from napari_segany.models.memory import MemoryConfig
 from napari_segany.models.prompt_encoder import BOX_END, BOX_START
 from napari_segany.models.sam2 import ImageFeatures, Sam2, Sam2Config, build_sam2
 from napari_segany.models.weights import load_strictly
+from napari_segany.predict.preprocess import to_frame, to_rgb
 
 from .case import Case, UnsupportedCaseError
 
 INPUTS = frozenset({"image_uint8"})
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 _CLAMP = 32.0  # the reference returns low-resolution logits within +-32
 
 # What every released SAM 2 has, and the model therefore does not make a setting of.
@@ -99,11 +99,9 @@ def _check_fixed(config: dict[str, Any], fixed: dict[str, object]) -> None:  # J
 
 
 def pixels_of(image: Tensor, *, side: int) -> Tensor:
-    """Turn an (H, W, 3) uint8 image into (1, 3, side, side) normalised pixels."""
-    channels = image.permute(2, 0, 1)[None].float() / 255
-    square = interpolate(channels, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (_MEAN, _STD))
-    return (square - mean) / std
+    """Turn an (H, W, 3) uint8 image into (1, 3, side, side) normalised pixels, as `predict` does."""
+    rgb = to_rgb(image.numpy(), Window(0.0, 255.0))
+    return to_frame(rgb, stretch(tuple(image.shape[:2]), side=side), multiple=1)
 
 
 def _encode(model: Sam2, *, case: Case, results: dict[str, Tensor]) -> ImageFeatures:
