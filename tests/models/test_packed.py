@@ -8,7 +8,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -18,6 +18,7 @@ from napari_segany.models.weights import pack, read_metadata, read_weights, unpa
 LARGE_SHAPES = st.sampled_from([(64, 64), (1, 64, 8, 8), (4097, 1), (1, 1, 5000), (2, 4, 600), (96, 3, 7, 7)])
 
 
+@settings(deadline=None)  # the first call imports torch's kernels
 @given(data=st.data(), shape=LARGE_SHAPES, exponent=st.integers(-9, 5))
 def test_an_int8_entry_is_off_by_at_most_half_its_row_s_scale(
     data: st.DataObject, shape: tuple[int, ...], exponent: int
@@ -38,6 +39,7 @@ def test_an_int8_entry_is_off_by_at_most_half_its_row_s_scale(
     assert (stored["w::scale"].float() <= largest / 127 * 1.002 + 1e-7).all()
 
 
+@settings(deadline=None)
 @given(values=hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(-60000, 60000, width=32)))
 def test_small_tensors_are_off_by_half_precision_at_most(values: np.ndarray) -> None:
     read = unpack(pack({"b": torch.from_numpy(values)}))["b"].numpy()
