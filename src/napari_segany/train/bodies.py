@@ -18,7 +18,7 @@ Light = float | NDArray[np.float64] | FloatArray
 
 
 def crowd(canvas: Canvas, *, diameter: float, crowding: float | None = None) -> NDArray[np.float64]:
-    """Return (N, 2) centres for objects of a diameter: even, clustered or sparse; about 100 per 256 x 256 at most.
+    """Return (N, 2) centres for objects of a diameter: even, clustered or sparse; 90 per 256 x 256 at most.
 
     `crowding` is the spacing in diameters; below 1 the objects overlap.
     """
@@ -39,9 +39,9 @@ def crowd(canvas: Canvas, *, diameter: float, crowding: float | None = None) -> 
 def colonies(
     canvas: Canvas, points: NDArray[np.float64], *, reach: float, gap: float, kind: str
 ) -> NDArray[np.int_]:
-    """Group centres that are nearer than `reach` to each other; returns (N,) group numbers on the canvas, -1 alone.
+    """Group (N, 2) centres that are nearer than `reach` to each other.
 
-    Only groups of four or more count, and only where they leave most of the centres to others or the ground free.
+    Returns (N,) group numbers on the canvas, -1 for centres that are not in a group of four or more.
     """
     pairs = cKDTree(points).query_pairs(reach, output_type="ndarray")
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(points), len(points)))
@@ -53,13 +53,14 @@ def colonies(
 
 
 def chromatin(canvas: Canvas, patch: Patch, *, grain: float) -> FloatArray:
-    """Return (h, w) brightness of a nucleus about 1: granular, with a few dense specks, darker towards the rim."""
+    """Return (h, w) brightness of a nucleus about 1: granular, a few dense specks, a darker rim."""
     rng = canvas.rng
     texture = canvas.texture(patch, beta=float(rng.choice([1.2, 1.8])))
     specks = np.maximum(canvas.texture(patch, beta=1.2) - 1.4, 0) * rng.uniform(0, 4)
     rim = np.clip(patch.field / max(float(patch.field.max()), 1.0), 0, 1)
     light = 1 + grain * (texture + specks) - 0.25 * (1 - rim) ** 2
-    return np.maximum(light, 0.2).astype(np.float32)
+    grainy: FloatArray = np.maximum(light, 0.2).astype(np.float32)
+    return grainy
 
 
 def middle(patch: Patch) -> tuple[float, float]:
@@ -68,7 +69,22 @@ def middle(patch: Patch) -> tuple[float, float]:
     return patch.row0 + float(row), patch.col0 + float(col)
 
 
-def _places(canvas: Canvas, body: Patch, *, depth: float, count: int) -> list[tuple[float, float]]:
+def place(point: NDArray[np.float64]) -> tuple[float, float]:
+    """Return one (2,) centre as (row, col)."""
+    return float(point[0]), float(point[1])
+
+
+def varied(rng: np.random.Generator, size: float, spread: float) -> float:
+    """Return a size drawn log-normally around `size` with a relative deviation of `spread`."""
+    return float(size * np.exp(rng.normal(0, spread)))
+
+
+def random_place(canvas: Canvas) -> tuple[float, float]:
+    """Return a place (row, col) anywhere in the image."""
+    return float(canvas.rng.uniform(0, canvas.shape[0])), float(canvas.rng.uniform(0, canvas.shape[1]))
+
+
+def places(canvas: Canvas, body: Patch, *, depth: float, count: int) -> list[tuple[float, float]]:
     """Return up to `count` random places (row, col) at least `depth` pixels inside a body."""
     rows, cols = np.nonzero(body.field > depth)
     if not len(rows):
@@ -80,7 +96,7 @@ def _places(canvas: Canvas, body: Patch, *, depth: float, count: int) -> list[tu
 def nucleus_in(
     canvas: Canvas, cell: Patch, *, parent: int, diameter: float, off: float = 0.0
 ) -> tuple[int, Patch | None]:
-    """Register a nucleus inside a cell, `off` pixels from its deepest place; returns its number and outline."""
+    """Register a nucleus inside a cell, `off` pixels from its deepest place; returns its number and shape."""
     rng = canvas.rng
     row, col = middle(cell)
     centre = (row + rng.normal(0, off), col + rng.normal(0, off)) if off else (row, col)
@@ -94,7 +110,7 @@ def nucleoli(canvas: Canvas, nucleus: Patch, *, parent: int, value: Light, most:
     """Paint one to four small round bodies well inside a nucleus."""
     rng = canvas.rng
     depth = float(nucleus.field.max())
-    for centre in _places(canvas, nucleus, depth=0.35 * depth, count=int(rng.integers(1, most + 1))):
+    for centre in places(canvas, nucleus, depth=0.35 * depth, count=int(rng.integers(1, most + 1))):
         size = max(depth * rng.uniform(0.3, 0.6), 4.4)
         body = blob(rng, centre, diameter=size, shape=canvas.shape, form=BlobForm(1.15, 0.05))
         body = None if body is None else body.inside(nucleus, margin=1.5)
@@ -107,7 +123,7 @@ def spots_inside(
 ) -> None:
     """Paint bright spots of about `size` pixels inside a body."""
     rng = canvas.rng
-    for centre in _places(canvas, body, depth=size / 2 + 1, count=int(rng.integers(1, most + 1))):
+    for centre in places(canvas, body, depth=size / 2 + 1, count=int(rng.integers(1, most + 1))):
         spot = blob(
             rng, centre, diameter=size * rng.uniform(0.9, 1.4), shape=canvas.shape, form=BlobForm(1.1, 0.02)
         )
@@ -122,7 +138,7 @@ def mitochondria(
     """Paint short bent tubes inside a body of diameter `size`."""
     rng = canvas.rng
     width = max(2.8, 0.05 * size)
-    for start in _places(canvas, body, depth=1.5 * width, count=int(rng.integers(2, most + 1))):
+    for start in places(canvas, body, depth=1.5 * width, count=int(rng.integers(2, most + 1))):
         curve = wandering_curve(rng, start, length=rng.uniform(0.12, 0.4) * size, turn=2.5)
         line = tube(curve, width=width, shape=canvas.shape)
         line = None if line is None else line.inside(body, margin=1.0)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from napari_segany.core.errors import DataError
 from napari_segany.core.types import AnyArray, BoolMask, FloatArray
+
 from .shapes import Patch
 
 SMALLEST_AREA = 12
@@ -26,7 +27,7 @@ class SceneObject:
 
     The ladder of `level`: 1 spots, nucleoli, vesicles; 2 filaments, mitochondria, vacuoles, buds; 3 nuclei;
     4 cells, bacteria, yeast, neurons; 5 glands, organoids, cell clusters; 6 colonies and tissue.
-    `part_of` is the index of the parent in `Scene.objects`, -1 if there is none; the parent's mask contains this one.
+    `part_of` is the index of the parent in `Scene.objects`, -1 without; its mask contains this one.
     """
 
     mask_rows: slice
@@ -54,7 +55,7 @@ class SceneObject:
 class _Draft:
     """An outline registered as an object: the part of its mask that later ones leave visible counts.
 
-    A group has no outline of its own: it is its members with the gaps of up to twice `gap` pixels between them.
+    A group has no outline of its own: it is its members and gaps of up to twice `gap` pixels.
     """
 
     patch: Patch | None
@@ -84,7 +85,7 @@ class Canvas:
         self._tiles: dict[float, FloatArray] = {}
 
     def noise(self, rows: int, cols: int, *, beta: float, zoom: float = 1.0) -> FloatArray:
-        """Return (rows, cols) power-law noise of mean 0 and deviation 1; a larger `beta` is smoother, `zoom` coarser."""
+        """Return (rows, cols) power-law noise, mean 0, deviation 1; smooth for high `beta`, coarse for `zoom`."""
         tile = self._tiles.setdefault(beta, np.empty((0, 0), dtype=np.float32))
         if tile.size == 0:
             tile = self._tiles[beta] = power_noise(self.rng, beta=beta)
@@ -110,7 +111,7 @@ class Canvas:
         return np.ascontiguousarray(_interpolate(by_rows.T, at[1]).T, dtype=np.float32) * np.float32(1.5)
 
     def fibrous(self, *, angle: float, stretch: float, grain: float = 1.0) -> FloatArray:
-        """Return (H, W) streaky noise of deviation about 1, `stretch` times longer along `angle`, gently wavy."""
+        """Return (H, W) streaky noise of deviation about 1, `stretch` times longer along `angle`."""
         tile = (
             self._tiles[1.0]
             if 1.0 in self._tiles
@@ -131,7 +132,7 @@ class Canvas:
     def add_object(
         self, patch: Patch | None, *, level: int, kind: str, parent: int = -1, is_clear: bool = False
     ) -> int:
-        """Register an object over everything so far; returns its number, -1 if the patch shows too few pixels.
+        """Register an object over everything so far; returns its number, -1 if it has too few pixels.
 
         One that `is_clear` hides nothing: what lies under it keeps its whole mask.
         """
@@ -169,14 +170,14 @@ class Canvas:
         self.light[patch.box] += cover * paint
 
     def add_group(self, *, level: int, kind: str, gap: float) -> int:
-        """Register an object made of its members, the objects added with it as `parent`; returns its number."""
+        """Register an object made of those added with it as `parent`; returns its number."""
         self._drafts.append(_Draft(None, level, kind, -1, gap=gap))
         return len(self._drafts) - 1
 
     def objects(self, image: AnyArray) -> tuple[SceneObject, ...]:
         """Return the objects that are visible: at least 40 % of each, 12 pixels, within its parent.
 
-        Small parts (levels 1 and 2) that noise, blur or saturation have hidden in the final `image` are left out too.
+        Small parts (levels 1 and 2) that noise or blur have hidden in the final `image` are left out too.
         """
         grey = image.astype(np.float32)  # colour: each band by itself
         owners = self._owners()
@@ -224,14 +225,14 @@ class Canvas:
 
 
 def power_noise(rng: np.random.Generator, *, beta: float) -> FloatArray:
-    """Return a (256, 256) periodic noise tile of mean 0 and deviation 1 with amplitude ~ frequency ** -beta."""
+    """Return a (256, 256) periodic noise tile, mean 0, deviation 1, amplitude ~ frequency ** -beta."""
     spectrum = np.fft.rfft2(rng.standard_normal((_TILE, _TILE), dtype=np.float32))
     frequency = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None, :])
     frequency[0, 0] = 1.0
     spectrum *= frequency**-beta
     spectrum[0, 0] = 0.0
     tile = np.fft.irfft2(spectrum, s=(_TILE, _TILE))
-    return (tile / tile.std()).astype(np.float32)
+    return np.asarray(tile / tile.std(), dtype=np.float32)
 
 
 def _interpolate(coarse: FloatArray, at: NDArray[np.float64]) -> FloatArray:
@@ -271,7 +272,7 @@ def _without_crumbs(mask: BoolMask) -> BoolMask:
 
 
 def _closed(members: list[SceneObject], *, gap: float) -> tuple[slice, slice, BoolMask]:
-    """Return the tight box and mask of some objects and what lies between them, closed by a disk of radius `gap`."""
+    """Return the tight box and mask of some objects and the gaps between them, closed by a `gap` px disk."""
     row0, col0 = (
         min(thing.mask_rows.start for thing in members),
         min(thing.mask_cols.start for thing in members),
@@ -315,7 +316,7 @@ def _numbered(found: dict[int, SceneObject]) -> tuple[SceneObject, ...]:
 
 
 def _tight(mask: BoolMask, *, at: tuple[int, int]) -> tuple[slice, slice, BoolMask] | None:
-    """Return the tight rows, columns and mask of an object whose array starts `at` a pixel, None if too little is left."""
+    """Return tight rows, columns and mask of an object whose array starts `at` a pixel; None if too small."""
     if np.count_nonzero(mask) < SMALLEST_AREA:
         return None
     rows, cols = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))

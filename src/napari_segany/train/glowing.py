@@ -9,7 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_segany.core.types import AnyArray, FloatArray
-from .bodies import chromatin, colonies, crowd, mitochondria, nucleoli, nucleus_in, spots_inside
+
+from .bodies import (
+    chromatin,
+    colonies,
+    crowd,
+    mitochondria,
+    nucleoli,
+    nucleus_in,
+    place,
+    places,
+    random_place,
+    spots_inside,
+    varied,
+)
 from .canvas import Canvas
 from .optics import blurred, expose, illumination, inverted, some_camera
 from .shapes import BlobForm, Patch, blob, partition, scatter, tube, wandering_curve
@@ -32,7 +45,7 @@ def _developed(canvas: Canvas, *, blur: float, dim: bool = True, invert: float =
 
 @dataclass(frozen=True, slots=True)
 class _Stain:
-    """What the nuclei of one image share: outline, spread of brightness and size, texture, edge softness in pixels."""
+    """What the nuclei of one image share: outline, spreads of brightness and size, edge softness in px."""
 
     form: BlobForm
     spread: float
@@ -57,20 +70,20 @@ def _some_stain(rng: np.random.Generator, *, diameter: float) -> _Stain:
 
 
 def _nuclei(canvas: Canvas, points: NDArray[np.float64], *, diameter: float, blur: float) -> None:
-    """Paint nuclei, brightness varying from one to the next; a few condensed, broken up, hollow or out of focus."""
+    """Paint nuclei of varying brightness; a few are condensed, broken up, hollow or out of focus."""
     rng = canvas.rng
     stain = _some_stain(rng, diameter=diameter)
     odd = rng.dirichlet([9, 0.5, 0.3, 0.3, 0.6])
     for point in points:
-        size = max(diameter * np.exp(rng.normal(0, stain.size_spread)), 5.0)
-        level = 0.5 * np.exp(rng.normal(0, stain.spread))
+        size = max(varied(rng, diameter, stain.size_spread), 5.0)
+        level = varied(rng, 0.5, stain.spread)
         look = str(rng.choice(["plain", "condensed", "broken", "hollow", "unfocused"], p=odd))
         if look == "broken":
             _broken_nucleus(canvas, point, diameter=size, value=level * 1.5)
             continue
         if look == "condensed":
             size, level = max(0.65 * size, 5.0), level * 2.0
-        patch = blob(rng, point, diameter=size, shape=canvas.shape, form=stain.form)
+        patch = blob(rng, place(point), diameter=size, shape=canvas.shape, form=stain.form)
         number = canvas.add_object(patch, level=3, kind="nucleus")
         if patch is None or number < 0:
             continue
@@ -91,7 +104,7 @@ def _broken_nucleus(canvas: Canvas, centre: NDArray[np.float64], *, diameter: fl
     whole: Patch | None = None
     for _ in range(rng.integers(3, 7)):
         at = centre + rng.normal(0, 0.22 * diameter, 2)
-        piece = blob(rng, tuple(at), diameter=max(diameter * rng.uniform(0.25, 0.5), 3), shape=canvas.shape)
+        piece = blob(rng, place(at), diameter=max(diameter * rng.uniform(0.25, 0.5), 3), shape=canvas.shape)
         if piece is not None:
             whole = piece if whole is None else whole.united(piece)
     if whole is not None and canvas.add_object(whole, level=3, kind="nucleus") >= 0:
@@ -107,7 +120,7 @@ def _debris(canvas: Canvas, *, diameter: float, value: float) -> None:
     """Add a few bright specks that are nothing."""
     rng = canvas.rng
     for _ in range(rng.integers(0, 6)):
-        centre = tuple(rng.uniform(0, 1, 2) * canvas.shape)
+        centre = random_place(canvas)
         speck = blob(
             rng,
             centre,
@@ -161,11 +174,10 @@ def composite(canvas: Canvas, diameter: float) -> AnyArray:
     form = BlobForm(rng.uniform(1.0, 1.8), rng.uniform(0.05, 0.14), 0.0)
     extra, has_nucleoli = rng.choice(["none", "spots", "mitochondria"]), rng.random() < 0.4
     points = crowd(canvas, diameter=diameter, crowding=rng.uniform(0.85, 1.6))
+    most = int(np.clip(200 / len(points), 2, 7))
     groups = colonies(canvas, points, reach=1.1 * diameter, gap=0.2 * diameter, kind="colony")
     for point, group in zip(points, groups, strict=True):
-        body = blob(
-            rng, point, diameter=diameter * np.exp(rng.normal(0, 0.18)), shape=canvas.shape, form=form
-        )
+        body = blob(rng, place(point), diameter=varied(rng, diameter, 0.18), shape=canvas.shape, form=form)
         cell = canvas.add_object(body, level=4, kind="cell", parent=int(group))
         if body is None or cell < 0:
             continue
@@ -173,7 +185,7 @@ def composite(canvas: Canvas, diameter: float) -> AnyArray:
         shade = rng.uniform(0.25, 0.6) * (0.6 + 0.4 * depth + 0.15 * canvas.texture(body))
         canvas.paint(body, shade[..., None] * cell_hue, softness=1.5)
         if extra == "mitochondria":
-            mitochondria(canvas, body, parent=cell, value=extra_hue * 0.9, size=diameter)
+            mitochondria(canvas, body, parent=cell, value=extra_hue * 0.9, size=diameter, most=most)
         inner, nucleus = nucleus_in(
             canvas, body, parent=cell, diameter=diameter * rng.uniform(0.35, 0.5), off=0.04 * diameter
         )
@@ -185,12 +197,14 @@ def composite(canvas: Canvas, diameter: float) -> AnyArray:
                     canvas, nucleus, parent=inner, value=0.3 * level * nucleus_hue + 0.1 * cell_hue, most=3
                 )
         if extra == "spots":
-            spots_inside(canvas, body, parent=cell, value=extra_hue, size=max(4.4, 0.08 * diameter))
+            spots_inside(
+                canvas, body, parent=cell, value=extra_hue, size=max(4.4, 0.08 * diameter), most=most
+            )
     return _developed(canvas, blur=rng.uniform(0.4, 1.2), dim=False, invert=0.0)
 
 
 def membrane(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint a sheet of cells with bright borders, sometimes with nuclei, sometimes an island on a dark ground."""
+    """Paint a sheet of cells with bright borders, with nuclei or without, filling the image or islands."""
     rng = canvas.rng
     diameter = max(diameter, 14.0)
     points = scatter(rng, shape=canvas.shape, spacing=diameter, jitter=rng.uniform(0.08, 0.25))
@@ -236,26 +250,58 @@ def _tissue(canvas: Canvas, cells: list[Patch]) -> int:
 
 
 def filaments(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint thin fibres, long or short, alone or in cells; `diameter` sets how long they are."""
+    """Paint thin fibres, free or as the skeleton of faint cells; `diameter` sets how long they are."""
     rng = canvas.rng
-    width = float(np.clip(diameter * rng.uniform(0.06, 0.16), 2.2, 8))
+    width = float(np.clip(diameter * rng.uniform(0.05, 0.14), 2.2, 7))
     _haze(canvas, strength=rng.choice([0.0, 0.02, 0.05]))
-    count = int(rng.integers(4, 16) * max(canvas.shape[0] * canvas.shape[1] / 65536, 0.3)) + 2
-    lean = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else None
-    turn = rng.uniform(0.5, 6)
-    for _ in range(count):
-        start = tuple(rng.uniform(0.02, 0.98, 2) * canvas.shape)
-        angle = None if lean is None else lean + rng.normal(0, 0.25)
-        length = min(diameter * rng.uniform(1.0, 4.0), 1.2 * max(canvas.shape))
-        curve = wandering_curve(rng, start, length=length, turn=turn, angle=angle)
-        line = tube(curve, width=width * rng.uniform(0.8, 1.3), shape=canvas.shape)
-        if line is not None and canvas.add_object(line, level=2, kind="filament") >= 0:
-            canvas.paint(
-                line, 0.5 * np.exp(rng.normal(0, 0.3)) * (1 + 0.15 * canvas.texture(line)), opacity=0.9
-            )
+    if rng.random() < 0.3:
+        _skeletons(canvas, diameter=diameter, width=min(width, 3.5))
+    else:
+        _fibres(canvas, diameter=diameter, width=width)
     if rng.random() < 0.3:
         _debris(canvas, diameter=10, value=0.5)
     return _developed(canvas, blur=rng.uniform(0.4, 0.4 + 0.25 * width), invert=0.1)
+
+
+def _fibres(canvas: Canvas, *, diameter: float, width: float) -> None:
+    """Paint fibres across the image: straight to curly, in one direction or in all."""
+    rng = canvas.rng
+    count = int(rng.integers(5, 20) * max(canvas.shape[0] * canvas.shape[1] / 65536, 0.3)) + 2
+    lean = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else None
+    turn = float(np.exp(rng.uniform(np.log(0.3), np.log(5))))
+    for _ in range(count):
+        angle = None if lean is None else lean + rng.normal(0, 0.25)
+        length = min(diameter * rng.uniform(1.0, 4.0), 1.2 * max(canvas.shape))
+        curve = wandering_curve(rng, random_place(canvas), length=length, turn=turn, angle=angle)
+        line = tube(curve, width=width * rng.uniform(0.8, 1.3), shape=canvas.shape)
+        if line is not None and canvas.add_object(line, level=2, kind="filament") >= 0:
+            light = varied(rng, 0.5, 0.3) * (1 + 0.15 * canvas.texture(line))
+            canvas.paint(line, light, opacity=0.9)
+
+
+def _skeletons(canvas: Canvas, *, diameter: float, width: float) -> None:
+    """Paint faint cells, each with a dark nucleus and fibres that keep to the cell."""
+    rng = canvas.rng
+    host = float(np.clip(1.5 * diameter, 50, 0.7 * min(canvas.shape)))
+    turn = rng.uniform(0.3, 1.5)
+    for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.95, 1.4)):
+        form = BlobForm(rng.uniform(1.0, 2.0), rng.uniform(0.05, 0.12))
+        body = blob(rng, place(point), diameter=varied(rng, host, 0.15), shape=canvas.shape, form=form)
+        cell = canvas.add_object(body, level=4, kind="cell")
+        if body is None or cell < 0:
+            continue
+        canvas.paint(body, rng.uniform(0.12, 0.2) * (1 + 0.2 * canvas.texture(body)), softness=2.0)
+        number, nucleus = nucleus_in(canvas, body, parent=cell, diameter=0.35 * host)
+        if nucleus is not None and number >= 0:
+            canvas.paint(nucleus, 0.05, softness=2.0)
+        lean = rng.uniform(0, 2 * np.pi)
+        for start in places(canvas, body, depth=2 * width, count=int(rng.integers(4, 12))):
+            angle = lean + rng.normal(0, 0.4) + np.pi * rng.integers(2)
+            curve = wandering_curve(rng, start, length=host * rng.uniform(0.3, 0.9), turn=turn, angle=angle)
+            line = tube(curve, width=width, shape=canvas.shape)
+            line = None if line is None else line.inside(body, margin=1.0)
+            if line is not None and canvas.add_object(line, level=2, kind="filament", parent=cell) >= 0:
+                canvas.paint(line, varied(rng, 0.5, 0.2), opacity=0.9)
 
 
 def spots(canvas: Canvas, diameter: float) -> AnyArray:
@@ -267,17 +313,17 @@ def spots(canvas: Canvas, diameter: float) -> AnyArray:
         for point in points:
             spot = blob(
                 rng,
-                point,
-                diameter=size * np.exp(rng.normal(0, 0.15)),
+                place(point),
+                diameter=varied(rng, size, 0.15),
                 shape=canvas.shape,
                 form=BlobForm(1.1, 0.02),
             )
             if spot is not None and canvas.add_object(spot, level=1, kind="spot") >= 0:
-                canvas.paint(spot, 0.6 * np.exp(rng.normal(0, 0.4)), softness=2.0)
+                canvas.paint(spot, varied(rng, 0.6, 0.4), softness=2.0)
         return _developed(canvas, blur=rng.uniform(0.4, 0.3 * size))
     host = rng.uniform(6, 12) * size
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(1.0, 1.6)):
-        body = blob(rng, point, diameter=host * np.exp(rng.normal(0, 0.15)), shape=canvas.shape)
+        body = blob(rng, place(point), diameter=varied(rng, host, 0.15), shape=canvas.shape)
         nucleus = canvas.add_object(body, level=3, kind="nucleus")
         if body is not None and nucleus >= 0:
             level = rng.uniform(0.12, 0.3)

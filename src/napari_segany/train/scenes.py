@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_segany.core.errors import DataError, ImageError
 from napari_segany.core.types import AnyArray, Labels
+
 from . import glowing, transmitted
 from .canvas import SMALLEST_AREA, Canvas, SceneObject
 from .glowing import Painter
@@ -21,7 +22,7 @@ __all__ = ["KINDS", "SMALLEST_AREA", "Scene", "SceneObject", "export_scenes", "r
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """How one kind is painted: its `primary` objects' kinds, usual diameters in pixels, and whether it is in colour."""
+    """How a kind is painted: kinds of its `primary` objects, ranges of diameters in pixels, colour or not."""
 
     paint: Painter
     primary: tuple[str, ...]
@@ -57,7 +58,7 @@ class Scene:
     objects : (N,)
         Parents come before their parts.
     labels : (H, W)
-        The primary objects, what a person would annotate first (nuclei in stained sections, cells in sheets), 0 elsewhere.
+        The primary objects, 1..N, what a person would annotate first (nuclei in sections, cells in sheets).
     kind : one of `KINDS`
     """
 
@@ -85,8 +86,8 @@ def render_scene(
     size
         (H, W), 64 to 2048 each.
     object_diameter
-        Typical diameter of the primary objects, 6 to 200 pixels; None lets the seed choose. Kinds whose objects
-        cannot be as small or large take their nearest.
+        Typical diameter of the primary objects, 6 to 200 pixels; None lets the seed choose. Kinds whose
+        objects cannot be as small or large take their nearest.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def export_scenes(
     size: tuple[int, int] = (256, 256),
     kinds: Sequence[str] = KINDS,
 ) -> None:
-    """Write `count` scenes, the kinds in turn, as `images/`, `labels/` (16 bit) and `modality.json` {name: kind}.
+    """Write `count` scenes, kinds in turn: `images/`, `labels/` (16 bit), `modality.json` {name: kind}.
 
     Images keep their dtype: PNG for 8 bit, TIFF for 16 bit and float.
     """

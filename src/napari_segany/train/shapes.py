@@ -1,4 +1,4 @@
-"""Outlines for procedural scenes: signed fields in boxes (blobs, tubes, cell partitions) and where to put them."""
+"""Outlines for procedural scenes: signed fields in boxes (blobs, tubes, partitions) and where they lie."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class Patch:
 
     def cover(self, softness: float = 1.0) -> FloatArray:
         """Return (h, w) coverage, 0 to 1, one half on the edge, rising over `softness` pixels."""
-        return np.clip(self.field / np.float32(softness) + np.float32(0.5), 0, 1)
+        return np.asarray(
+            np.clip(self.field / np.float32(softness) + np.float32(0.5), 0, 1), dtype=np.float32
+        )
 
     def shrunk(self, margin: float) -> Patch:
         """Return the outline moved inwards by `margin` pixels (outwards where negative)."""
@@ -75,7 +77,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class BlobForm:
-    """How blobs vary: `aspect` long by short side, `roughness` of the outline (share of the radius), `bend`, `lobes`."""
+    """How blobs vary: `aspect` long by short side, `roughness` as a share of the radius, `bend`, `lobes`."""
 
     aspect: float = 1.3
     roughness: float = 0.05
@@ -100,7 +102,7 @@ def blob(
     *,
     diameter: float,
     shape: tuple[int, int],
-    form: BlobForm = BlobForm(),  # noqa: B008 - frozen
+    form: BlobForm = BlobForm(),
     angle: float | None = None,
 ) -> Patch | None:
     """Return a round, bent or lobed outline around `centre` (row, col), clipped to the image `shape`."""
@@ -133,7 +135,7 @@ def blob(
 def tube(
     points: NDArray[np.float64], *, width: float | NDArray[np.float64], shape: tuple[int, int]
 ) -> Patch | None:
-    """Return the outline of a line of `width` pixels along a densely sampled curve `points` (N, 2) (row, col).
+    """Return the outline of a line of `width` pixels along a curve `points` (N, 2) as (row, col).
 
     `width` may be one number or (N,); neighbours on the curve should lie less than a pixel apart.
     """
@@ -167,7 +169,7 @@ def wandering_curve(
     turn: float,
     angle: float | None = None,
 ) -> NDArray[np.float64]:
-    """Return (N, 2) points every 0.7 px of a smooth curve; `turn` is its change of direction in radians over its length."""
+    """Return (N, 2) points every 0.7 px of a smooth curve that changes direction by about `turn` radians."""
     count = max(int(length / 0.7), 3)
     steps = np.cumsum(rng.normal(size=count))
     wander = ndimage.gaussian_filter1d(steps, max(count / 12, 1.0), mode="nearest") / np.sqrt(count)
@@ -203,7 +205,7 @@ def scatter(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Partition:
-    """A plane cut into cells: `owner` (H, W) index of the cell, `edge` (H, W) distance to its border in pixels."""
+    """A plane cut into cells: `owner` (H, W) index of the cell, `edge` (H, W) px to its border."""
 
     owner: NDArray[np.int32]
     edge: FloatArray
@@ -226,7 +228,10 @@ def partition(
     warp: FloatArray,
     weights: NDArray[np.float64],
 ) -> Partition:
-    """Cut an image into cells around `points` (N, 2); `warp` (2, H, W) bends the borders, `weights` (N,) px make cells larger."""
+    """Cut an image into cells around `points` (N, 2).
+
+    `warp` (2, H, W) px bends the borders; cells with higher `weights` (N,) px are larger.
+    """
     first = np.full(shape, 1e9, dtype=np.float32)
     second = np.full(shape, 1e9, dtype=np.float32)
     owner = np.zeros(shape, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Scenes that light or electrons pass through: phase and relief contrast, bright field, histology, electron microscopy."""
+"""Scenes that light or electrons pass through: phase and relief contrast, bright field, histology, EM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_segany.core.types import AnyArray, FloatArray
-from .bodies import colonies, crowd, nucleoli, nucleus_in
+
+from .bodies import colonies, crowd, nucleoli, nucleus_in, place, places, varied
 from .canvas import Canvas
 from .optics import Camera, blurred, expose, halo, illumination, inverted, relief, some_camera
 from .shapes import BlobForm, Patch, blob, partition, scatter, tube, wandering_curve
@@ -21,10 +22,10 @@ def _profile(patch: Patch, *, flat: float) -> FloatArray:
     """Return (h, w) thickness 0 to 1: domed, with a plateau from `flat` of the depth inwards."""
     depth = max(float(patch.field.max()), 1.0)
     ramp = np.clip(patch.field / (flat * depth), 0, 1)
-    return np.sqrt(ramp * (2 - ramp)).astype(np.float32)
+    return np.asarray(np.sqrt(ramp * (2 - ramp)), dtype=np.float32)
 
 
-def _raise(canvas: Canvas, patch: Patch, height: FloatArray | float) -> None:
+def _raise(canvas: Canvas, patch: Patch, height: NDArray[np.floating]) -> None:
     """Lay a body's thickness over the canvas: where it lies it replaces what is under it."""
     inside = patch.field > 0
     canvas.light[patch.box] = np.where(inside, height, canvas.light[patch.box])
@@ -34,7 +35,7 @@ def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float, gro
     """Lay an adherent cell with nucleus and nucleoli."""
     rng = canvas.rng
     form = BlobForm(rng.uniform(1.0, 2.4), rng.uniform(0.04, 0.13))
-    body = blob(rng, centre, diameter=diameter * np.exp(rng.normal(0, 0.2)), shape=canvas.shape, form=form)
+    body = blob(rng, centre, diameter=varied(rng, diameter, 0.2), shape=canvas.shape, form=form)
     cell = canvas.add_object(body, level=4, kind="cell", parent=group)
     if body is None or cell < 0:
         return
@@ -46,11 +47,8 @@ def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float, gro
     if nucleus is None or inner < 0:
         return
     canvas.light[nucleus.box] += 0.35 * _profile(nucleus, flat=0.5)
-    rows, cols = np.nonzero(nucleus.field > 0.4 * nucleus.field.max())
-    for _ in range(rng.integers(1, 3)):
-        pick = rng.integers(len(rows))
-        at = (float(nucleus.row0 + rows[pick]), float(nucleus.col0 + cols[pick]))
-        spot = blob(rng, at, diameter=max(4.3, 0.08 * diameter), shape=canvas.shape)
+    for at in places(canvas, nucleus, depth=0.4 * float(nucleus.field.max()), count=int(rng.integers(1, 3))):
+        spot = blob(rng, at, diameter=max(4.4, 0.08 * diameter), shape=canvas.shape)
         spot = None if spot is None else spot.inside(nucleus, margin=1.5)
         if spot is not None and canvas.add_object(spot, level=1, kind="nucleolus", parent=inner) >= 0:
             canvas.light[spot.box] += 0.5 * spot.cover(2.0)
@@ -71,7 +69,7 @@ def _yeast(canvas: Canvas, centre: tuple[float, float], diameter: float, group: 
     """Lay a yeast cell with a vacuole and sometimes a bud; mother and bud together are a cluster."""
     rng = canvas.rng
     form = BlobForm(rng.uniform(1.0, 1.2), 0.02)
-    mother = blob(rng, centre, diameter=diameter * np.exp(rng.normal(0, 0.12)), shape=canvas.shape, form=form)
+    mother = blob(rng, centre, diameter=varied(rng, diameter, 0.12), shape=canvas.shape, form=form)
     bud, pair = None, group
     if rng.random() < 0.4:
         size, angle = diameter * rng.uniform(0.4, 0.75), rng.uniform(0, 2 * np.pi)
@@ -126,7 +124,7 @@ def phase(canvas: Canvas, diameter: float) -> AnyArray:
     if name in ("rod", "yeast"):
         groups = colonies(canvas, points, reach=1.15 * diameter, gap=0.3 * diameter, kind="colony")
     for point, group in zip(points, groups, strict=True):
-        _BODIES[name](canvas, (float(point[0]), float(point[1])), diameter, int(group))
+        _BODIES[name](canvas, place(point), diameter, int(group))
     thickness = canvas.light + 0.02 * canvas.full_noise(beta=1.4)
     body = float(np.clip(0.04 * diameter, 0.6, 2.5))
     if rng.random() < 0.55:
@@ -155,7 +153,7 @@ def _lamp(rng: np.random.Generator, *, colour: bool = False) -> Camera:
 
 
 def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint stained smears of flat grey cells with dark nuclei, or organoid shells and yeast with dark rims."""
+    """Paint smears of flat grey cells with dark nuclei, or organoid shells, or yeast with dark rims."""
     rng = canvas.rng
     canvas.light[:] = 0.9
     if rng.random() < 0.6:
@@ -163,7 +161,7 @@ def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
     else:
         rounds = _organoid if rng.random() < 0.6 else _refracting
         for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(1.05, 1.8)):
-            rounds(canvas, (float(point[0]), float(point[1])), diameter)
+            rounds(canvas, place(point), diameter)
     _specks(canvas)
     light = blurred(canvas.light + 0.012 * canvas.full_noise(beta=1.5), rng.uniform(0.4, 1.1))
     light = light * illumination(canvas.shape, rng, strength=rng.uniform(0, 0.25))
@@ -171,29 +169,28 @@ def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
 
 
 def _smear(canvas: Canvas, *, diameter: float) -> None:
-    """Paint translucent angular cells, each with one dark nucleus of the given diameter."""
+    """Paint translucent angular, creased cells, each with one dark nucleus of the given diameter."""
     rng = canvas.rng
     host = min(diameter * rng.uniform(3.5, 6.0), 0.75 * max(canvas.shape))
-    creases = canvas.fibrous(angle=rng.uniform(0, np.pi), stretch=3.0, grain=rng.uniform(1.5, 4))
-    for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.9, 1.6)):
-        form = BlobForm(rng.uniform(1.0, 1.5), rng.uniform(0.08, 0.16), lobes=7)
-        body = blob(rng, point, diameter=host * np.exp(rng.normal(0, 0.2)), shape=canvas.shape, form=form)
+    creases = canvas.fibrous(angle=rng.uniform(0, np.pi), stretch=3.0, grain=rng.uniform(2, 5))
+    tone, crease = rng.uniform(0.65, 0.85), rng.uniform(0, 0.15)
+    for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.8, 1.4)):
+        form = BlobForm(rng.uniform(1.0, 1.5), rng.uniform(0.06, 0.13), lobes=9)
+        body = blob(rng, place(point), diameter=varied(rng, host, 0.2), shape=canvas.shape, form=form)
         cell = canvas.add_object(body, level=4, kind="cell", is_clear=True)
         if body is None or cell < 0:
             continue
-        shade = rng.uniform(0.62, 0.85) * (
-            1 + 0.05 * canvas.texture(body, beta=1.2) - 0.05 * (body.field < 2)
+        folds = np.exp(-((creases[body.box] / np.float32(0.06)) ** 2)) * np.float32(crease)
+        rim = np.exp(-np.maximum(body.field, 0) / 2)
+        shade = (
+            tone * rng.uniform(0.88, 1.12) * (1 + 0.06 * canvas.texture(body, beta=1.1) - 0.12 * rim - folds)
         )
-        canvas.paint(body, canvas.light[body.box] * shade)
-        centre = np.asarray(point) + rng.normal(0, 0.07 * host, 2)
-        nucleus = blob(
-            rng, tuple(centre), diameter=diameter * np.exp(rng.normal(0, 0.15)), shape=canvas.shape
+        canvas.paint(body, canvas.light[body.box] * np.minimum(shade, 0.95))
+        number, nucleus = nucleus_in(
+            canvas, body, parent=cell, diameter=varied(rng, diameter, 0.15), off=0.06 * host
         )
-        nucleus = None if nucleus is None else nucleus.inside(body, margin=2)
-        if nucleus is not None and canvas.add_object(nucleus, level=3, kind="nucleus", parent=cell) >= 0:
-            canvas.paint(
-                nucleus, rng.uniform(0.18, 0.35) * (1 + 0.15 * canvas.texture(nucleus)), softness=1.5
-            )
+        if nucleus is not None and number >= 0:
+            canvas.paint(nucleus, rng.uniform(0.15, 0.4) * (1 + 0.2 * canvas.texture(nucleus)), softness=1.5)
 
 
 def _specks(canvas: Canvas) -> None:
@@ -212,7 +209,7 @@ def _organoid(canvas: Canvas, centre: tuple[float, float], diameter: float) -> N
     body = blob(
         rng,
         centre,
-        diameter=diameter * np.exp(rng.normal(0, 0.2)),
+        diameter=varied(rng, diameter, 0.2),
         shape=canvas.shape,
         form=BlobForm(1.15, 0.06),
     )
@@ -232,7 +229,7 @@ def _refracting(canvas: Canvas, centre: tuple[float, float], diameter: float) ->
     body = blob(
         rng,
         centre,
-        diameter=diameter * np.exp(rng.normal(0, 0.12)),
+        diameter=varied(rng, diameter, 0.12),
         shape=canvas.shape,
         form=BlobForm(1.15, 0.02),
     )
@@ -253,7 +250,7 @@ _STAINS: dict[
 
 
 def histology(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint a stained section: dark nuclei over fibrous or empty ground, some pale, some in cells one can tell."""
+    """Paint a stained section: dark or pale nuclei over fibrous or empty ground, some in visible cells."""
     rng = canvas.rng
     stain = str(rng.choice(list(_STAINS), p=[0.4, 0.3, 0.3]))
     ground, stroma, dark = (np.clip(np.array(c) + rng.normal(0, 0.03, 3), 0, 1) for c in _STAINS[stain])
@@ -267,8 +264,8 @@ def histology(canvas: Canvas, diameter: float) -> AnyArray:
         parent, body = -1, None
         if has_cells:
             parent, body = _stained_cell(canvas, point, diameter=host, hue=stroma * rng.uniform(0.85, 1.0))
-        size, angle = diameter * np.exp(rng.normal(0, 0.22)), lean + rng.normal(0, 0.5)
-        patch = blob(rng, point, diameter=size, shape=canvas.shape, form=form, angle=angle)
+        size, angle = varied(rng, diameter, 0.22), lean + rng.normal(0, 0.5)
+        patch = blob(rng, place(point), diameter=size, shape=canvas.shape, form=form, angle=angle)
         patch = patch.inside(body, margin=1.0) if patch is not None and body is not None else patch
         if patch is None or (has_cells and parent < 0):
             continue
@@ -291,7 +288,7 @@ def _seen_in_colour(canvas: Canvas) -> AnyArray:
 
 
 def _ground_tissue(canvas: Canvas, hue: NDArray[np.float64], *, stain: str, diameter: float) -> None:
-    """Add `hue` (3,) where there is stroma between the nuclei: clouds, grains and fibres; in smears next to none."""
+    """Add `hue` (3,) where there is stroma: clouds, grains and fibres; in smears next to none."""
     rng = canvas.rng
     cloud = 0.4 + 0.5 * canvas.smooth_noise(rng.uniform(2, 6) * diameter) + 0.2 * canvas.full_noise(beta=1.1)
     share = np.clip(cloud, 0, 1.3) * np.float32(
@@ -311,8 +308,8 @@ def _stained_cell(
 ) -> tuple[int, Patch | None]:
     """Paint a cell body with a faint border around a nucleus to come; returns its number and outline."""
     rng = canvas.rng
-    size = diameter * np.exp(rng.normal(0, 0.12))
-    body = blob(rng, point, diameter=size, shape=canvas.shape, form=BlobForm(1.25, 0.05))
+    size = varied(rng, diameter, 0.12)
+    body = blob(rng, place(point), diameter=size, shape=canvas.shape, form=BlobForm(1.25, 0.05))
     cell = canvas.add_object(body, level=4, kind="cell")
     if body is not None and cell >= 0:
         rim = np.exp(-np.maximum(body.field, 0) / np.float32(1.5))
@@ -332,7 +329,7 @@ def _stained_nucleus(
 
 
 def em(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint a stained section of packed cell profiles with dark membranes, nuclei, mitochondria and vesicles."""
+    """Paint a stained section of packed cells with dark membranes, nuclei, mitochondria and vesicles."""
     rng = canvas.rng
     diameter = max(diameter, 24.0)
     points = scatter(rng, shape=canvas.shape, spacing=diameter, jitter=0.3)
