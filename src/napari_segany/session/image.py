@@ -9,7 +9,7 @@ from psygnal import Signal
 
 from napari_segany.core.errors import PromptError
 from napari_segany.core.masks import LabelPatch, LabelSink
-from napari_segany.core.types import BoolMask, Box, ImagePredictorLike, Points
+from napari_segany.core.types import BoolMask, Box, FloatArray, ImagePredictorLike, Points
 
 from .answers import PlaneModel, Preview, Stage
 from .commit import paint_previews, provenance
@@ -157,11 +157,18 @@ class ImageSession:
         """Replace the box of one plane."""
         self._changed("box", self._prompts.set_box(index, box), is_live=is_live)
 
-    def set_mask(self, index: PlaneIndex, mask: BoolMask | None, *, is_live: bool = False) -> None:
-        """Replace the drawn (H, W) mask of one plane."""
+    def set_mask(
+        self,
+        index: PlaneIndex,
+        mask: BoolMask | None,
+        *,
+        outlines: tuple[FloatArray, ...] = (),
+        is_live: bool = False,
+    ) -> None:
+        """Replace the drawn (H, W) mask of one plane; `outlines` are the polygons it was drawn with."""
         if mask is not None and mask.shape != tuple(self._source.shape[-2:]):
             raise PromptError(f"the drawn mask is {mask.shape} but the plane is {self._source.shape[-2:]}")
-        self._changed("drawn mask", self._prompts.set_mask(index, mask), is_live=is_live)
+        self._changed("drawn mask", self._prompts.set_mask(index, mask, outlines=outlines), is_live=is_live)
 
     def clear(self) -> None:
         """Stop what runs and forget the prompts of the current object."""

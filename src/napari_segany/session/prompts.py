@@ -41,12 +41,16 @@ class Seed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectPrompts:
-    """Clicks, a box, a drawn (H, W) mask and the answer to refine, all for one object on one plane."""
+    """Clicks, a box, a drawn (H, W) mask and the answer to refine, all for one object on one plane.
+
+    `outlines` are the (N, 2) polygons that the mask was drawn with, to be shown again.
+    """
 
     points: Points = field(default_factory=no_points)
     box: Box | None = None
     mask: BoolMask | None = None
     seed: Seed | None = None
+    outlines: tuple[FloatArray, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -141,9 +145,11 @@ class PromptStore:
         """Replace the box of one plane; answers to an older box are not refined further."""
         return self.put(index, replace(self[index], box=box, seed=None))
 
-    def set_mask(self, index: PlaneIndex, mask: BoolMask | None) -> PromptEdit:
+    def set_mask(
+        self, index: PlaneIndex, mask: BoolMask | None, *, outlines: tuple[FloatArray, ...] = ()
+    ) -> PromptEdit:
         """Replace the drawn (H, W) mask of one plane."""
-        return self.put(index, replace(self[index], mask=mask, seed=None))
+        return self.put(index, replace(self[index], mask=mask, outlines=outlines, seed=None))
 
     def put(self, index: PlaneIndex, prompts: ObjectPrompts) -> PromptEdit:
         """Replace everything on one plane."""

@@ -1,0 +1,1 @@
+"""napari: dock widgets, readers, writers and sample data."""

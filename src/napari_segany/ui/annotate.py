@@ -1,0 +1,187 @@
+"""The dock widget to segment images by clicks, boxes and outlines."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error, show_info, show_warning
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+from napari_segany.core.errors import SegAnyError
+
+from .annotation import Annotation, explain
+from .choosing import ChoicePanel
+from .post import MainThread
+from .settings import read_settings
+from .start import Loader, load_predictor, start
+from .target import save_labels
+from .working import WorkPanel, button, help_text
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+_logger = logging.getLogger(__name__)
+
+
+class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
+    """Choose an image and a model, press Start, click.
+
+    Parameters
+    ----------
+    napari_viewer
+        The widget belongs to this viewer alone.
+    load
+        Turns a model's name into a predictor, on the worker's thread.
+    """
+
+    def __init__(self, napari_viewer: ViewerModel, *, load: Loader = load_predictor) -> None:
+        super().__init__()
+        self._viewer, self._load = napari_viewer, load
+        self._post = MainThread()
+        self.running: Annotation | None = None
+        self.choices = ChoicePanel(napari_viewer, model=read_settings().model)
+        self.work = WorkPanel()
+        self.start_button = button("Start", "Look at the image and wait for clicks", clicked=self.toggle)
+        self.saved_in = QLabel("")
+        self.saved_in.setWordWrap(True)
+        self.saved_in.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.save_button = button("Save a copy …", "Write the labels as OME-Zarr", clicked=self.ask_and_save)
+        self._layout()
+        self.choices.changed.connect(self._on_choice)
+        self.choices.labels.hide_where(self._is_preview)
+        self._watched: QObject | None = None
+        self._show_running()
+
+    # ------------------------------------------------------------------ start, stop
+
+    def toggle(self) -> None:
+        """Start, or stop what runs."""
+        if self.running is not None:
+            self.stop()
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Start with what is chosen."""
+        choice = self.choices.choice()
+        if choice is None:
+            show_info("Open an image first, then press Start.")
+            return
+        try:
+            running, problem = start(
+                self._viewer, choice, settings=read_settings(), post=self._post, load=self._load
+            )
+        except (SegAnyError, OSError) as error:
+            show_error(str(error))
+            return
+        self.running = running
+        running.session.failed.connect(self._on_failure)
+        running.stopped.connect(self._on_stopped)
+        if problem is not None:
+            show_warning(f"Labels are in memory only: {problem}")
+        self._show_running()
+
+    def stop(self, *, timeout: float = 0.0) -> None:
+        """Stop what runs; the labels stay."""
+        if self.running is not None:
+            self.running.stop(timeout=timeout)
+
+    def ask_and_save(self) -> None:
+        """Ask for a folder and write the labels there."""
+        chosen, _ = QFileDialog.getSaveFileName(
+            self, "Save labels", "labels.ome.zarr", "OME-Zarr (*.ome.zarr)"
+        )
+        if chosen:
+            self.save(Path(chosen))
+
+    def save(self, path: Path) -> None:
+        """Write the labels to a new OME-Zarr label image."""
+        if self.running is None:
+            return
+        if not path.name.endswith(".zarr"):
+            path = path.with_name(f"{path.name}.ome.zarr")
+        try:
+            save_labels(path, self.running.target.array, calibration=self.running.grid.calibration())
+        except (SegAnyError, OSError) as error:
+            show_error(f"The labels were not saved: {error}")
+            return
+        show_info(f"Saved {path}")
+
+    # ------------------------------------------------------------------ the end of the window
+
+    def showEvent(self, event: QEvent) -> None:  # noqa: N802  # Qt's name
+        """Watch the window, whose closing ends the session."""
+        super().showEvent(event)
+        window = self.window()
+        if window is not self._watched and window is not self:
+            self._watched = window
+            window.destroyed.connect(self._release)
+
+    def closeEvent(self, event: QEvent) -> None:  # noqa: N802  # Qt's name
+        """End the session with the widget."""
+        self.release()
+        super().closeEvent(event)
+
+    def release(self, *, timeout: float = 2.0) -> None:
+        """Let the model, its thread and the viewer go."""
+        self.stop(timeout=timeout)
+        self._post.close()
+        self.choices.close_boxes()
+
+    def _release(self) -> None:
+        self.release()
+
+    # ------------------------------------------------------------------ inside
+
+    def _layout(self) -> None:
+        self._help = QCollapsible("Mouse and keys")
+        table = QLabel(help_text())
+        table.setWordWrap(True)
+        self._help.addWidget(table)
+        layout = QVBoxLayout(self)
+        for widget in (
+            self.choices,
+            self.start_button,
+            self.work,
+            self.saved_in,
+            self.save_button,
+            self._help,
+        ):
+            layout.addWidget(widget)
+        layout.addStretch(1)
+
+    def _show_running(self) -> None:
+        """Make everything agree with whether a session runs."""
+        is_running = self.running is not None
+        self.choices.setEnabled(not is_running)
+        self.start_button.setText("Stop" if is_running else "Start")
+        self.work.follow(self.running)
+        for widget in (self.saved_in, self.save_button):
+            widget.setVisible(is_running)
+        if self.running is not None:
+            path = self.running.target.path
+            self.saved_in.setText(
+                f"Every commit is saved in {path}" if path else "Labels are in memory only."
+            )
+        self._on_choice()
+
+    def _on_choice(self) -> None:
+        self.start_button.setEnabled(self.running is not None or self.choices.choice() is not None)
+
+    def _on_failure(self, error: Exception) -> None:
+        if not isinstance(error, SegAnyError):
+            _logger.error("the session's worker failed", exc_info=error)
+        show_error(explain(error))
+
+    def _on_stopped(self, reason: str) -> None:
+        self.running = None
+        if reason:
+            show_info(reason)
+        self._show_running()
+
+    def _is_preview(self, layer: object) -> bool:
+        return self.running is not None and layer is self.running.layers.preview

@@ -1,0 +1,107 @@
+"""Puts a session together: image layer, model, labels, worker, layers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from napari_segany.core.types import ImagePredictorLike
+from napari_segany.session.image import ImageSession
+from napari_segany.session.worker import LatestWorker
+
+from .annotation import Annotation
+from .grid import grid_of, source_of
+from .layers import add_layers
+from .post import MainThread
+from .settings import Settings
+from .target import target_of, try_new_target
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels
+
+_logger = logging.getLogger(__name__)
+
+Loader = Callable[[str, Settings], ImagePredictorLike]
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a person chose before Start.
+
+    Attributes
+    ----------
+    image
+        The layer to segment.
+    model
+        Name of a row of the registry, or a weights file.
+    channel
+        Of the image, where it has a channel axis.
+    labels
+        A layer to go on with; None for new labels.
+    """
+
+    image: Image
+    model: str
+    channel: int | None = None
+    labels: Labels | None = None
+
+
+def load_predictor(model: str, settings: Settings) -> ImagePredictorLike:
+    """Load a model; takes seconds, so it is called on a worker's thread."""
+    import napari_segany
+    from napari_segany.predict.image import ImagePredictor
+
+    loaded = napari_segany.load_model(model, device=settings.device, precision=settings.precision)
+    predictor: ImagePredictorLike = ImagePredictor(loaded)
+    return predictor
+
+
+def start(
+    viewer: ViewerModel,
+    choice: Choice,
+    *,
+    settings: Settings,
+    post: MainThread,
+    load: Loader = load_predictor,
+) -> tuple[Annotation, Exception | None]:
+    """Start a session in a viewer.
+
+    Returns
+    -------
+    The running annotation, and why its labels are only in memory although the settings ask for a store.
+    """
+    grid = grid_of(choice.image)
+    source = source_of(choice.image, channel=choice.channel)
+    problem: Exception | None = None
+    if choice.labels is not None:
+        target = target_of(choice.labels, grid=grid)
+    else:
+        target, problem = try_new_target(grid, image_name=choice.image.name, settings=settings)
+    model = choice.model
+    session = ImageSession(
+        source,
+        lambda: load(model, settings),
+        sink=target.sink,
+        worker=LatestWorker(post=post.post, name=f"segany-{choice.image.name}"),
+        cache_bytes=settings.cache_mb << 20,
+        versions=installed_versions(),
+    )
+    layers = add_layers(viewer, grid=grid, target=target, name=choice.image.name, labels=choice.labels)
+    layers.labels.selected_label = session.object_id
+    running = Annotation(viewer, choice.image, session=session, layers=layers, grid=grid, target=target)
+    return running, problem
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions that decide what a mask looks like."""
+    found = {}
+    for name in ("napari-segany", "torch", "numpy", "napari"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            _logger.debug("%s is not installed as a distribution", name)
+    return found

@@ -1,0 +1,241 @@
+"""What happens to the current object: the lower half of the annotation widget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QButtonGroup,
+    QCheckBox,
+    QFormLayout,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_segany.session.answers import Preview, Stage
+from napari_segany.session.image import ImageSession
+
+from .annotation import Annotation
+from .shortcuts import MOUSE, SHORTCUTS
+
+_PATIENCE_MS = 200  # work that takes longer than this gets a progress bar
+_LARGEST_ID = (1 << 31) - 1  # of a spin box
+
+
+def button(text: str, tip: str, *, clicked: Callable[[], object] | None = None) -> QPushButton:
+    """Return a push button that leaves the keyboard to the canvas."""
+    made = QPushButton(text)
+    made.setToolTip(tip)
+    made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    if clicked is not None:
+        made.clicked.connect(lambda _=False: clicked())
+    return made
+
+
+class BusyBar(QWidget):  # type: ignore[misc]  # qtpy has no types
+    """A progress bar with Cancel, shown only when work takes longer than a moment."""
+
+    cancelled = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = QProgressBar()
+        self._bar.setRange(0, 0)
+        self._bar.setTextVisible(False)
+        self._bar.setMaximumHeight(12)
+        self._title = QLabel("")
+        cancel = button("Cancel", "Drop what is running; your clicks stay", clicked=self.cancelled.emit)
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._title, 0, 0)
+        layout.addWidget(cancel, 0, 1, 2, 1)
+        layout.addWidget(self._bar, 1, 0)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self.show)
+        self.hide()
+
+    def follow(self, stage: Stage) -> None:
+        """Show what a session is busy with."""
+        if stage is Stage.IDLE:
+            self._timer.stop()
+            self.hide()
+            return
+        self._title.setText(stage.value + " …")
+        if not self.isVisible() and not self._timer.isActive():
+            self._timer.start(_PATIENCE_MS)
+
+
+class WorkPanel(QWidget):  # type: ignore[misc]  # qtpy has no types
+    """Sign of clicks, candidates, object id, commit and undo, for the running session."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: Annotation | None = None
+        self.busy = BusyBar()
+        self.status = QLabel("")
+        self.status.setWordWrap(True)
+        self.object_id = QSpinBox()
+        self.object_id.setRange(1, _LARGEST_ID)
+        self.object_id.setToolTip("The label that the next commit writes")
+        self.protect = QCheckBox("Keep objects that are already there")
+        self.protect.setToolTip("When off, a new object paints over older ones")
+        self.protect.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._layout()
+        self.object_id.valueChanged.connect(self._on_id_typed)
+        self.protect.toggled.connect(self._on_protect)
+        self.busy.cancelled.connect(lambda: self._running and self._running.session.cancel())
+
+    def follow(self, running: Annotation | None) -> None:
+        """Show one running session, or none."""
+        self._running = running
+        self.setVisible(running is not None)
+        if running is None:
+            self.busy.follow(Stage.IDLE)
+            return
+        session = running.session
+        session.stage_changed.connect(self.busy.follow)
+        session.preview_changed.connect(self._on_preview)
+        session.object_changed.connect(self._on_object)
+        session.history_changed.connect(self._on_history)
+        running.sign_changed.connect(self._on_sign)
+        self.protect.setChecked(session.keep_existing)
+        self.object_id.setValue(session.object_id)
+        self._on_history()
+        self._on_sign(True)
+        self.busy.follow(session.stage)
+        self.status.setText("Click on an object. Right-click what does not belong to it.")
+
+    # ------------------------------------------------------------------ layout
+
+    def _layout(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.status)
+        layout.addWidget(self.busy)
+        form = QFormLayout()
+        form.addRow("Clicks", self._signs())
+        form.addRow("Mask", self._candidates())
+        form.addRow("Object", self._objects())
+        layout.addLayout(form)
+        layout.addWidget(self.protect)
+        layout.addLayout(self._actions())
+
+    def _signs(self) -> QWidget:
+        self._positive = _choice("●  Add", "Plain clicks mark the object (T)", "#2bd97c")
+        self._negative = _choice("✕  Cut", "Plain clicks mark what does not belong to it (T)", "#ff4d6d")
+        group = QButtonGroup(self)
+        for one in (self._positive, self._negative):
+            group.addButton(one)
+        self._positive.clicked.connect(lambda: self._running and self._running.set_positive(True))
+        self._negative.clicked.connect(lambda: self._running and self._running.set_positive(False))
+        return _row(self._positive, self._negative)
+
+    def _candidates(self) -> QWidget:
+        self._smaller = button("◂  Smaller", "The next smaller mask (,)", clicked=lambda: self._step(-1))
+        self._larger = button("Larger  ▸", "The next larger mask (.)", clicked=lambda: self._step(1))
+        for one in (self._smaller, self._larger):
+            one.setEnabled(False)
+        return _row(self._smaller, self._larger)
+
+    def _objects(self) -> QWidget:
+        next_one = button(
+            "Next", "Another object, without committing (N)", clicked=lambda: self._do("next_object")
+        )
+        return _row(self.object_id, next_one)
+
+    def _actions(self) -> QGridLayout:
+        self._commit = button(
+            "Commit", "Write the object into the labels (Enter)", clicked=lambda: self._do("commit")
+        )
+        self._clear = button("Clear", "Forget the clicks (Esc)", clicked=lambda: self._do("clear"))
+        self._undo = button("Undo", "Ctrl+Z", clicked=lambda: self._do("undo"))
+        self._redo = button("Redo", "Ctrl+Shift+Z", clicked=lambda: self._do("redo"))
+        grid = QGridLayout()
+        for place, one in enumerate((self._commit, self._clear, self._undo, self._redo)):
+            grid.addWidget(one, place // 2, place % 2)
+        return grid
+
+    # ------------------------------------------------------------------ actions
+
+    def _do(self, action: str) -> None:
+        if self._running is not None:
+            getattr(self._running, action)()
+
+    def _step(self, step: int) -> None:
+        self._do("show_larger" if step > 0 else "show_smaller")
+
+    def _on_id_typed(self, value: int) -> None:
+        if self._running is not None:
+            self._running.session.object_id = value
+
+    def _on_protect(self, is_on: bool) -> None:
+        if self._running is not None:
+            self._running.session.keep_existing = is_on
+
+    # ------------------------------------------------------------------ following the session
+
+    def _on_preview(self, index: tuple[int, ...], preview: Preview | None) -> None:
+        count = 0 if preview is None else len(preview.prediction)
+        for one in (self._smaller, self._larger):
+            one.setEnabled(count > 1)
+        if preview is None:
+            self.status.setText("Click on an object. Right-click what does not belong to it.")
+            return
+        area = f"{int(preview.mask.sum()):,}".replace(",", "\u2009")
+        self.status.setText(f"{area} pixels, confidence {preview.score:.0%}. Enter commits.")
+
+    def _on_object(self, object_id: int) -> None:
+        self.object_id.blockSignals(True)
+        self.object_id.setValue(object_id)
+        self.object_id.blockSignals(False)
+
+    def _on_history(self) -> None:
+        session: ImageSession | None = self._running.session if self._running is not None else None
+        for one, word, title in (
+            (self._undo, "Undo", session and session.undo_title),
+            (self._redo, "Redo", session and session.redo_title),
+        ):
+            one.setEnabled(title is not None)
+            one.setToolTip(f"{word} {title or ''}".strip())
+
+    def _on_sign(self, positive: bool) -> None:
+        (self._positive if positive else self._negative).setChecked(True)
+
+
+def help_text() -> str:
+    """Return keys and mouse as a small table."""
+    rows = [*MOUSE, *((shortcut.shown, shortcut.title) for shortcut in SHORTCUTS)]
+    cells = "".join(
+        f"<tr><td style='padding-right:10px'><b>{keys}</b></td><td>{title}</td></tr>" for keys, title in rows
+    )
+    return f"<table>{cells}</table>"
+
+
+def _choice(text: str, tip: str, colour: str) -> QToolButton:
+    made = QToolButton()
+    made.setText(text)
+    made.setToolTip(tip)
+    made.setCheckable(True)
+    made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    made.setStyleSheet(f"QToolButton:checked {{ color: {colour}; font-weight: bold; }}")
+    return made
+
+
+def _row(*widgets: QAbstractButton | QWidget) -> QWidget:
+    """Return widgets side by side, equally wide."""
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        layout.addWidget(widget, 1)
+    return row
