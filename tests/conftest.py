@@ -1,4 +1,4 @@
-"""Settings that must hold before any Qt or napari import: no display means no canvas, and nothing is left in $HOME."""
+"""Settings that must hold before any Qt or napari import: no display, no canvas; and no traces in $HOME."""
 
 from __future__ import annotations
 

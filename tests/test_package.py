@@ -19,7 +19,9 @@ HEAVY = {"torch", "napari", "qtpy", "PySide6", "PyQt6", "dask", "zarr", "scipy",
 
 def _fresh(code: str) -> dict[str, object]:
     """Run code in a fresh interpreter that prints one JSON object, and return that."""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
 
@@ -39,7 +41,7 @@ def test_all_and_homes_agree() -> None:
 
 
 def test_an_unknown_name_says_what_there_is() -> None:
-    with pytest.raises(AttributeError, match="public names: .*Prompt"):
+    with pytest.raises(AttributeError, match=r"public names: .*Prompt"):
         napari_segany.Promt  # noqa: B018
 
 
@@ -72,7 +74,10 @@ def test_one_version_everywhere() -> None:
 def test_constraints_pin_every_direct_dependency() -> None:
     tomllib = import_module("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(r for rows in project["optional-dependencies"].values() for r in rows)]
+    wanted = [
+        *project["dependencies"],
+        *(r for rows in project["optional-dependencies"].values() for r in rows),
+    ]
     names = {re.split(r"[\[<>=! ]", r)[0].lower().replace("_", "-") for r in wanted} - {"napari-segany"}
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))

@@ -1,0 +1,84 @@
+"""`segany demo`: segment real microscopy images by clicks, and show the result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An image that scikit-image carries in its wheel, and where a person would click."""
+
+    name: str
+    title: str
+    points: str
+
+
+SAMPLES = (
+    Sample("cell", "a cell in suspension, phase image", "374,427"),
+    Sample(
+        "immunohistochemistry",
+        "colon glands, immunohistochemistry",
+        "400,318 470,340 345,290; 118,418; 368,308",
+    ),
+)
+
+
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
+    model: Annotated[str, typer.Option(help="A name from `segany models`, or a weights file.")] = "sam2-nano",
+    no_window: Annotated[
+        bool, typer.Option("--no-window", help="Do not open napari, even with a display.")
+    ] = False,
+) -> None:
+    """Segment two real microscopy images by clicks; with a display, open napari on them."""
+    out.mkdir(parents=True, exist_ok=True)
+    for sample in SAMPLES:
+        typer.echo(f"{sample.title}:")
+        _segment(sample, out=out, model=model)
+    if not no_window:
+        _open_napari(out)
+
+
+def _segment(sample: Sample, *, out: Path, model: str) -> None:
+    """Segment one sample and say what came out and where it is."""
+    import skimage.data
+
+    from napari_segany.io.exports import save_picture
+
+    from .task import Task, run
+
+    stem = out.resolve() / sample.name
+    image = save_picture(f"{stem}.png", getattr(skimage.data, sample.name)())
+    labels, overlay = Path(f"{stem}.ome.zarr"), Path(f"{stem}-overlay.png")
+    task = Task(image, labels, points=(sample.points,), overlay=overlay, model=model, overwrite=True)
+    made, refused = run(task)
+    for one in made:
+        typer.echo(f"  object {one.label}: {one.area} pixels, score {one.score:.2f}")
+    for line in refused:
+        typer.echo(f"  {line}")
+    typer.echo(f"  image    {image}\n  labels   {labels}\n  picture  {overlay}")
+
+
+def _open_napari(out: Path) -> None:
+    """Open napari on the first sample, or say why not."""
+    names = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in names):
+        typer.echo("no display: napari was not opened; the pictures above show the result")
+        return
+    if find_spec("napari") is None or not any(find_spec(name) for name in ("PySide6", "PyQt6")):
+        typer.echo('to see this in napari: pip install "napari-segany[all]", and run it again')
+        return
+    first = out / SAMPLES[0].name
+    files = [f"{first}.png", f"{first}.ome.zarr"]
+    typer.echo(f"opening napari on {' and '.join(files)}")
+    subprocess.run([sys.executable, "-m", "napari", *files], check=False)

@@ -1,0 +1,60 @@
+"""`segany segment`: one object per prompt, from an image file to an OME-Zarr label image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def segment(
+    image: Annotated[Path, typer.Argument(help="OME-Zarr, TIFF, PNG or JPEG.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Label image to make, such as cells.ome.zarr.")],
+    points: Annotated[
+        list[str] | None,
+        typer.Option(help="'row,col row,col,-; row,col' (objects part at ;) or a file. May be repeated."),
+    ] = None,
+    boxes: Annotated[
+        list[str] | None, typer.Option(help="'row0,col0,row1,col1; ...' or a file. May be repeated.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A name from `segany models`, or a weights file.")] = "sam2-nano",
+    overlay: Annotated[
+        Path | None, typer.Option(help="Picture of the result to make, such as cells.png.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="low,high: the raw values that become black and white.")
+    ] = None,
+    channel: Annotated[int | None, typer.Option(help="One channel, from 0; all of them if left out.")] = None,
+    plane: Annotated[str | None, typer.Option(help="The plane of a stack, such as T=0,Z=12.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels made by this tool.")] = False,
+) -> None:
+    """Segment one object per prompt and write an OME-Zarr label image."""
+    from .inline import parse_plane, parse_window
+    from .task import Task, run
+
+    task = Task(
+        image=image,
+        out=out,
+        points=tuple(points or ()),
+        boxes=tuple(boxes or ()),
+        overlay=overlay,
+        model=model,
+        device=device,
+        precision=precision,
+        window=parse_window(window) if window is not None else None,
+        channel=channel,
+        plane=parse_plane(plane) if plane is not None else None,
+        overwrite=overwrite,
+    )
+    made, refused = run(task)
+    for one in made:
+        typer.echo(f"object {one.label}: {one.area} pixels, score {one.score:.2f}")
+    for line in refused:
+        typer.echo(f"warning: {line}", err=True)
+    typer.echo(f"labels: {out}" + (f"\noverlay: {overlay}" if overlay is not None else ""))
+    if refused:
+        raise typer.Exit(1)
