@@ -1,24 +1,18 @@
-"""One contract over every row of the registry, at sizes small enough for a unit test.
-
-A row keeps what makes it this row (blocks, windows, global attention, version, strides) and shrinks in width.
-"""
+"""One contract over every model of the registry, shrunken to sizes for a unit test."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from napari_segany.models.hiera import HieraConfig
-from napari_segany.models.mask_decoder import DecoderConfig
-from napari_segany.models.memory import MemoryConfig
-from napari_segany.models.nano import NanoConfig
 from napari_segany.models.registry import list_models
 from napari_segany.models.sam2 import SAM2, ImageFeatures, Sam2, Sam2Config, build_sam2
 
-WIDTH = 32
+from .shrink import WIDTH, shrunken
+
 NAMES = [spec.name for spec in list_models() if spec.family == "sam2"]
 # Used by propagation only; tested with it.
 MEMORY_PARTS = (
@@ -47,23 +41,6 @@ class Small:
     @property
     def config(self) -> Sam2Config:
         return self.model.config
-
-
-def shrunken(config: Sam2Config) -> Sam2Config:
-    """Return a row's configuration with its structure kept and its widths small."""
-    if isinstance(config.trunk, NanoConfig):
-        trunk = replace(config.trunk, widths=(8, 8, 16, 32), depth=2, heads=2, out_width=WIDTH)
-    else:
-        assert isinstance(config.trunk, HieraConfig)
-        trunk = replace(config.trunk, width=8 * config.trunk.heads)
-    return replace(
-        config,
-        trunk=trunk,
-        image_size=64,
-        width=WIDTH,
-        decoder=DecoderConfig(mlp_width=64, iou_width=WIDTH),
-        memory=config.memory and MemoryConfig(width=8, layers=1, mlp_width=64, frames=3),
-    )
 
 
 @pytest.fixture(scope="module", params=NAMES)

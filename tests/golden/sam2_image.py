@@ -101,7 +101,7 @@ def _check_fixed(config: dict[str, Any], fixed: dict[str, object]) -> None:  # J
 def pixels_of(image: Tensor, *, side: int) -> Tensor:
     """Turn an (H, W, 3) uint8 image into (1, 3, side, side) normalised pixels, as `predict` does."""
     rgb = to_rgb(image.numpy(), Window(0.0, 255.0))
-    return to_frame(rgb, stretch(tuple(image.shape[:2]), side=side), multiple=1)
+    return to_frame(rgb, stretch(tuple(image.shape[:2]), side=side))
 
 
 def _encode(model: Sam2, *, case: Case, results: dict[str, Tensor]) -> ImageFeatures:

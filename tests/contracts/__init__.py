@@ -1,0 +1,1 @@
+"""Contracts that every model of the registry keeps."""
