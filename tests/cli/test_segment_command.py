@@ -1,4 +1,4 @@
-"""`segany segment` on files, with a predictor that answers every click with a disc and every box with itself."""
+"""`segany segment` on files, with a predictor that answers clicks with discs and boxes with their content."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Features:
 
 
 class DiscPredictor:
-    """Answers a click with the disc around it, less the discs of negative clicks, and a box with its content."""
+    """Answers a box with its content, adds a disc for a positive click, takes one away for a negative one."""
 
     def __init__(self) -> None:
         self.seen: list[_Features] = []

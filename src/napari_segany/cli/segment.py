@@ -29,7 +29,7 @@ def segment(
     channel: Annotated[int | None, typer.Option(help="One channel, from 0; all of them if left out.")] = None,
     plane: Annotated[str | None, typer.Option(help="The plane of a stack, such as T=0,Z=12.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels made by this tool.")] = False,
 ) -> None:
     """Segment one object per prompt and write an OME-Zarr label image."""

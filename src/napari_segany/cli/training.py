@@ -1,11 +1,17 @@
-"""`segany scenes`: thin; the work is in `napari_segany.train`."""
+"""`segany scenes`, `segany evaluate`: thin; the work is in `napari_segany.train`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from napari_segany.train.metrics import Evaluation
+
+_MEASURES = ("objects", "click1", "click3", "click5", "box", "best_of_3", "boundary_iou")
 
 
 def scenes(
@@ -20,3 +26,51 @@ def scenes(
 
     export_scenes(out, count=count, seed=seed, size=(size, size))
     typer.echo(f"{count} scenes: {out.resolve()}")
+
+
+def evaluate(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with images/ and labels/, files of the same names.")],
+    model: Annotated[str, typer.Option(help="A name from `segany models`, or a weights file.")] = "sam2-nano",
+    split: Annotated[
+        Literal["all", "validation", "training"],
+        typer.Option(help="Which of the images; training holds back a fifth for validation."),
+    ] = "all",
+    most_objects: Annotated[
+        int | None, typer.Option(min=1, help="At most this many objects of an image; all if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Measure a model on labelled images: mean IoU after simulated clicks and with boxes."""
+    from napari_segany.predict.image import ImagePredictor
+    from napari_segany.predict.loading import load_model
+    from napari_segany.train.metrics import evaluate_folder
+
+    predictor = ImagePredictor(load_model(model, device=device, precision=precision))
+    result = evaluate_folder(predictor, data, split=split, most_objects=most_objects, progress=_show_progress)
+    typer.echo(err=True)
+    typer.echo(json.dumps(result.as_dict()) if as_json else _table(result))
+
+
+def _show_progress(done: int, name: str) -> None:
+    """Rewrite one line of the terminal."""
+    typer.echo(f"\r{done} images, last {name:<40.40}", err=True, nl=False)
+
+
+def _table(result: Evaluation) -> str:
+    """Return the measures of all objects, by size and by modality, as aligned text."""
+    whole = result.as_dict()
+    rows: list[tuple[str, dict[str, float]]] = [(f"{result.model}, {result.images} images", whole)]  # type: ignore[list-item]  # its measures are numbers
+    for group in ("by_size", "by_modality"):
+        rows += whole[group].items()  # type: ignore[attr-defined]  # a table of such rows
+    width = max(len(name) for name, _ in rows)
+    lines = [" " * width + "".join(f"{measure:>14}" for measure in _MEASURES)]
+    for name, values in rows:
+        lines.append(name.ljust(width) + "".join(f"{_shown(values[m]):>14}" for m in _MEASURES))
+    return "\n".join(lines)
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
