@@ -115,7 +115,7 @@ def read_attributes(group: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["zarr_format"] == 3 and content["node_type"] == "group":
             return dict(content.get("attributes") or {})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileFormatError(f"{group} is not a zarr group: it has no zarr.json") from None
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(
