@@ -174,6 +174,13 @@ class TestOverlap:
         (seen,) = canvas.objects(canvas.light)
         assert seen.mask.sum() == disc(30, 33, 14).mask.sum()
 
+    def test_coarse_object_hides_finer_ones_under_it(self) -> None:
+        canvas = Canvas((64, 64), np.random.default_rng(0), background=0.0)
+        canvas.add_object(disc(30, 30, 6), level=3, kind="nucleus")
+        gland = canvas.add_object(disc(30, 33, 14), level=5, kind="gland")
+        canvas.add_object(disc(30, 36, 5), level=3, kind="nucleus", parent=gland)
+        assert [thing.kind for thing in canvas.objects(canvas.light)] == ["gland", "nucleus"]
+
     def test_clear_object_hides_nothing(self) -> None:
         canvas = Canvas((64, 64), np.random.default_rng(0), background=0.0)
         canvas.add_object(disc(30, 30, 12), level=4, kind="cell")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +70,8 @@ class _Draft:
 class Canvas:
     """Light (H, W) or (H, W, 3) that shapes are painted on, with the objects that they make.
 
-    Later objects cover earlier ones of the same level; children show only where their parent does. Objects of
-    one level overlap only where an upper one is clear (a translucent cell).
+    A later object covers earlier ones of its own and finer levels; children show only where their parent does.
+    Objects of one level overlap only where the upper one is clear (a translucent cell).
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Canvas:
         self._tiles: dict[float, FloatArray] = {}
 
     def noise(self, rows: int, cols: int, *, beta: float, zoom: float = 1.0) -> FloatArray:
-        """Return (rows, cols) power-law noise, mean 0, deviation 1; smooth for high `beta`, coarse for `zoom`."""
+        """Return (rows, cols) power-law noise, mean 0, deviation 1; smooth for high `beta`, `zoom`ed."""
         tile = self._tiles.setdefault(beta, np.empty((0, 0), dtype=np.float32))
         if tile.size == 0:
             tile = self._tiles[beta] = power_noise(self.rng, beta=beta)
@@ -203,13 +204,15 @@ class Canvas:
         return parent < 0 or parent in kept or self._drafts[parent].patch is None
 
     def _owners(self) -> dict[int, NDArray[np.int32]]:
-        """Return per level the (H, W) number of the uppermost opaque draft, -1 where there is none."""
+        """Return per level the (H, W) number of the last opaque draft of it or a coarser one, or -1."""
         owners: dict[int, NDArray[np.int32]] = {}
         for number, draft in enumerate(self._drafts):
             if draft.level not in owners:
                 owners[draft.level] = np.full(self.shape, -1, dtype=np.int32)
             if draft.patch is not None and not draft.is_clear:
                 owners[draft.level][draft.patch.box][draft.patch.mask] = number
+        for coarser, finer in pairwise(sorted(owners, reverse=True)):
+            np.maximum(owners[finer], owners[coarser], out=owners[finer])
         return owners
 
     def _groups(self, kept: dict[int, SceneObject]) -> dict[int, SceneObject]:

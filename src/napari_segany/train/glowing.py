@@ -83,17 +83,18 @@ def _nuclei(canvas: Canvas, points: NDArray[np.float64], *, diameter: float, blu
             continue
         if look == "condensed":
             size, level = max(0.65 * size, 5.0), level * 2.0
-        patch = blob(rng, place(point), diameter=size, shape=canvas.shape, form=stain.form)
+        softness = 0.5 * size if look == "unfocused" else stain.softness
+        margin = 0.5 * softness + 1.5
+        patch = blob(rng, place(point), diameter=size, shape=canvas.shape, form=stain.form, margin=margin)
         number = canvas.add_object(patch, level=3, kind="nucleus")
         if patch is None or number < 0:
             continue
         light = level * chromatin(canvas, patch, grain=stain.grain)
         if look == "hollow":
             light = light * (0.45 + 0.7 * np.exp(-np.maximum(patch.field, 0) / np.float32(0.12 * size)))
-        softness = min(size * 0.5, float(patch.field.max()) * 1.2) if look == "unfocused" else stain.softness
-        canvas.paint(
-            patch, light, softness=softness, opacity=rng.uniform(0.75, 0.95) if stain.additive else 1.0
-        )
+        softness = min(softness, 1.2 * float(patch.field.max()))
+        opacity = rng.uniform(0.75, 0.95) if stain.additive else 1.0
+        canvas.paint(patch, light, softness=softness, opacity=opacity)
         if stain.inner != "none" and look == "plain" and size > max(20, 14 * blur):
             nucleoli(canvas, patch, parent=number, value=level * (0.35 if stain.inner == "dark" else 1.9))
 

@@ -86,6 +86,18 @@ def some_camera(rng: np.random.Generator, *, colour: bool = False, dim: bool = F
     )
 
 
+def lamp(rng: np.random.Generator, *, colour: bool = False) -> Camera:
+    """Return a camera under plenty of light: little noise, most of the range used."""
+    some = some_camera(rng, colour=colour)
+    return Camera(
+        float(np.exp(rng.uniform(6, 9.5))),
+        rng.uniform(0.001, 0.012),
+        rng.uniform(0.8, 1.0),
+        some.floor,
+        some.bits,
+    )
+
+
 def inverted(image: AnyArray) -> AnyArray:
     """Return the image with bright and dark swapped within its own range."""
     low, high = image.min(), image.max()

@@ -13,7 +13,7 @@ import numpy as np
 from napari_segany.core.errors import DataError, ImageError
 from napari_segany.core.types import AnyArray, Labels
 
-from . import glowing, transmitted
+from . import glowing, stained, transmitted
 from .canvas import SMALLEST_AREA, Canvas, SceneObject
 from .glowing import Painter
 
@@ -37,7 +37,7 @@ _RECIPES: dict[str, _Recipe] = {
     "membrane": _Recipe(glowing.membrane, ("cell",), ((16, 80),)),
     "phase": _Recipe(transmitted.phase, _CELLS, ((14, 90),)),
     "brightfield": _Recipe(transmitted.brightfield, ("nucleus", "organoid", "yeast"), ((10, 45), (20, 90))),
-    "histology": _Recipe(transmitted.histology, ("nucleus",), ((9, 26), (16, 60)), is_colour=True),
+    "histology": _Recipe(stained.histology, ("nucleus",), ((9, 26), (16, 60)), is_colour=True),
     "em": _Recipe(transmitted.em, ("cell",), ((28, 110),)),
     "filaments": _Recipe(glowing.filaments, ("filament",), ((25, 90),)),
     "spots": _Recipe(glowing.spots, ("spot",), ((5, 10),)),

@@ -104,17 +104,21 @@ def blob(
     shape: tuple[int, int],
     form: BlobForm = BlobForm(),
     angle: float | None = None,
+    margin: float = 2.5,
 ) -> Patch | None:
-    """Return a round, bent or lobed outline around `centre` (row, col), clipped to the image `shape`."""
+    """Return a round, bent or lobed outline around `centre` (row, col), clipped to the image `shape`.
+
+    The field reaches `margin` pixels beyond the edge: at least half the softness that it is painted with.
+    """
     angle = rng.uniform(0, np.pi) if angle is None else angle
     order = np.arange(2, 2 + form.lobes)
     size = form.roughness * rng.normal(size=form.lobes) / (order - 1.0) ** 1.2
     phase = rng.uniform(0, 2 * np.pi, form.lobes)
-    theta = np.linspace(0, 2 * np.pi, _TABLE, endpoint=False)
-    table = 1 + (size[:, None] * np.cos(order[:, None] * theta + phase[:, None])).sum(0)
-    table = np.maximum(table, 0.35).astype(np.float32)
+    waves = np.zeros(_TABLE // 2 + 1, dtype=np.complex128)
+    waves[order] = size * np.exp(1j * phase) * (_TABLE / 2)
+    table = np.maximum(1 + np.fft.irfft(waves, _TABLE), 0.35).astype(np.float32)
     long, short = diameter / 2 * np.sqrt(form.aspect), diameter / 2 / np.sqrt(form.aspect)
-    reach = long * (float(table.max()) + abs(form.bend)) + 2.5
+    reach = long * (float(table.max()) + abs(form.bend)) + margin
     middle = np.asarray(centre)
     box = _clipped_box(middle - reach, middle + reach, shape)
     if box is None:

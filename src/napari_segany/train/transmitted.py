@@ -1,4 +1,4 @@
-"""Scenes that light or electrons pass through: phase and relief contrast, bright field, histology, EM."""
+"""Scenes that light or electrons pass through: phase and relief contrast, bright field, EM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from napari_segany.core.types import AnyArray, FloatArray
 
 from .bodies import colonies, crowd, nucleoli, nucleus_in, place, places, varied
 from .canvas import Canvas
-from .optics import Camera, blurred, expose, halo, illumination, inverted, relief, some_camera
+from .optics import blurred, expose, halo, illumination, inverted, lamp, relief
 from .shapes import BlobForm, Patch, blob, partition, scatter, tube, wandering_curve
 
 _Body = Callable[[Canvas, tuple[float, float], float, int], None]
@@ -136,20 +136,8 @@ def phase(canvas: Canvas, diameter: float) -> AnyArray:
             0.45 + rng.uniform(0.5, 0.9) * slope * np.sqrt(body * 4) + rng.uniform(-0.12, 0.12) * thickness
         )
     light = light * illumination(canvas.shape, rng, strength=rng.uniform(0, 0.4))
-    image = expose(light.astype(np.float32), rng, camera=_lamp(rng))
+    image = expose(light.astype(np.float32), rng, camera=lamp(rng))
     return inverted(image) if rng.random() < 0.05 else image
-
-
-def _lamp(rng: np.random.Generator, *, colour: bool = False) -> Camera:
-    """Return a camera under plenty of light: little noise, most of the range used."""
-    some = some_camera(rng, colour=colour)
-    return Camera(
-        float(np.exp(rng.uniform(6, 9.5))),
-        rng.uniform(0.001, 0.012),
-        rng.uniform(0.8, 1.0),
-        some.floor,
-        some.bits,
-    )
 
 
 def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
@@ -165,7 +153,7 @@ def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
     _specks(canvas)
     light = blurred(canvas.light + 0.012 * canvas.full_noise(beta=1.5), rng.uniform(0.4, 1.1))
     light = light * illumination(canvas.shape, rng, strength=rng.uniform(0, 0.25))
-    return expose(light.astype(np.float32), rng, camera=_lamp(rng))
+    return expose(light.astype(np.float32), rng, camera=lamp(rng))
 
 
 def _smear(canvas: Canvas, *, diameter: float) -> None:
@@ -240,94 +228,6 @@ def _refracting(canvas: Canvas, centre: tuple[float, float], diameter: float) ->
     canvas.paint(body, 0.78 + 0.12 * _profile(body, flat=1.0) - 0.5 * rim, softness=1.5)
 
 
-_STAINS: dict[
-    str, tuple[tuple[float, float, float], ...]
-] = {  # ground, stroma, nucleus, as RGB of transmitted light
-    "lilac": ((0.74, 0.66, 0.86), (0.68, 0.57, 0.83), (0.34, 0.16, 0.72)),
-    "smear": ((0.88, 0.90, 0.88), (0.86, 0.76, 0.84), (0.45, 0.12, 0.48)),
-    "pink": ((0.95, 0.92, 0.94), (0.88, 0.62, 0.76), (0.36, 0.22, 0.52)),
-}
-
-
-def histology(canvas: Canvas, diameter: float) -> AnyArray:
-    """Paint a stained section: dark or pale nuclei over fibrous or empty ground, some in visible cells."""
-    rng = canvas.rng
-    stain = str(rng.choice(list(_STAINS), p=[0.4, 0.3, 0.3]))
-    ground, stroma, dark = (np.clip(np.array(c) + rng.normal(0, 0.03, 3), 0, 1) for c in _STAINS[stain])
-    canvas.light[:] = ground
-    _ground_tissue(canvas, stroma - ground, stain=stain, diameter=diameter)
-    form = BlobForm(rng.uniform(1.1, 2.2), rng.uniform(0.02, 0.07), float(rng.choice([0, 0.3])))
-    has_cells, lean, crowding = rng.random() < 0.3, rng.uniform(0, np.pi), rng.uniform(0.95, 2.2)
-    host = 1.7 * diameter
-    paleness = rng.uniform(0.05, 0.6)
-    for point in crowd(canvas, diameter=host if has_cells else diameter, crowding=crowding):
-        parent, body = -1, None
-        if has_cells:
-            parent, body = _stained_cell(canvas, point, diameter=host, hue=stroma * rng.uniform(0.85, 1.0))
-        size, angle = varied(rng, diameter, 0.22), lean + rng.normal(0, 0.5)
-        patch = blob(rng, place(point), diameter=size, shape=canvas.shape, form=form, angle=angle)
-        patch = patch.inside(body, margin=1.0) if patch is not None and body is not None else patch
-        if patch is None or (has_cells and parent < 0):
-            continue
-        if rng.random() < 0.06:  # above or below the focus: seen, but nobody would outline it
-            canvas.paint(patch, 0.5 * (dark + stroma), opacity=0.5, softness=0.5 * size)
-        elif canvas.add_object(patch, level=3, kind="nucleus", parent=parent) >= 0:
-            _stained_nucleus(canvas, patch, dark=dark, ground=stroma, pale=paleness * rng.random())
-    return _seen_in_colour(canvas)
-
-
-def _seen_in_colour(canvas: Canvas) -> AnyArray:
-    """Return what a colour camera sees of a section: blur that differs between colours, nearly even light."""
-    rng = canvas.rng
-    blurs = rng.uniform(0.4, 1.1) * rng.uniform(0.8, 1.3, 3)
-    light = np.stack([blurred(canvas.light[..., band], blurs[band]) for band in range(3)], axis=-1)
-    if rng.random() < 0.3:  # lateral chromatic aberration
-        light[..., 2] = np.roll(light[..., 2], int(rng.choice([-1, 1])), axis=int(rng.integers(2)))
-    field = illumination(canvas.shape, rng, strength=rng.uniform(0, 0.15))
-    return expose(light * field[..., None], rng, camera=_lamp(rng, colour=True))
-
-
-def _ground_tissue(canvas: Canvas, hue: NDArray[np.float64], *, stain: str, diameter: float) -> None:
-    """Add `hue` (3,) where there is stroma: clouds, grains and fibres; in smears next to none."""
-    rng = canvas.rng
-    cloud = 0.4 + 0.5 * canvas.smooth_noise(rng.uniform(2, 6) * diameter) + 0.2 * canvas.full_noise(beta=1.1)
-    share = np.clip(cloud, 0, 1.3) * np.float32(
-        rng.uniform(0.05, 0.3) if stain == "smear" else rng.uniform(0.4, 1.0)
-    )
-    if rng.random() < 0.7:
-        angle, stretch = rng.uniform(0, np.pi), rng.uniform(4, 14)
-        streaks = canvas.fibrous(angle=angle, stretch=stretch, grain=rng.uniform(0.7, 1.8))
-        share = share + np.float32(rng.uniform(0.05, 0.35)) * streaks
-        if rng.random() < 0.4:  # fibres refract: light and dark flanks
-            canvas.light += (0.05 * np.gradient(streaks, axis=0))[..., None]
-    canvas.light += share[..., None] * hue.astype(np.float32)
-
-
-def _stained_cell(
-    canvas: Canvas, point: NDArray[np.float64], *, diameter: float, hue: NDArray[np.float64]
-) -> tuple[int, Patch | None]:
-    """Paint a cell body with a faint border around a nucleus to come; returns its number and outline."""
-    rng = canvas.rng
-    size = varied(rng, diameter, 0.12)
-    body = blob(rng, place(point), diameter=size, shape=canvas.shape, form=BlobForm(1.25, 0.05))
-    cell = canvas.add_object(body, level=4, kind="cell")
-    if body is not None and cell >= 0:
-        rim = np.exp(-np.maximum(body.field, 0) / np.float32(1.5))
-        shade = 0.96 - 0.18 * rim + 0.04 * canvas.texture(body)
-        canvas.paint(body, shade[..., None] * hue)
-    return cell, body
-
-
-def _stained_nucleus(
-    canvas: Canvas, patch: Patch, *, dark: NDArray[np.float64], ground: NDArray[np.float64], pale: float
-) -> None:
-    """Paint a nucleus between pale (vesicular, with clumps and a dark rim) and solid dark."""
-    rim = np.exp(-np.maximum(patch.field, 0) / np.float32(2.0))
-    clumps = canvas.texture(patch, beta=1.0)
-    share = np.clip(1 - pale + (0.12 + 0.25 * pale) * clumps + pale * 0.7 * rim, 0.2, 1.2)[..., None]
-    canvas.paint(patch, ground + share * (dark - ground), softness=1.5)
-
-
 def em(canvas: Canvas, diameter: float) -> AnyArray:
     """Paint a stained section of packed cells with dark membranes, nuclei, mitochondria and vesicles."""
     rng = canvas.rng
@@ -351,7 +251,7 @@ def em(canvas: Canvas, diameter: float) -> AnyArray:
         else:
             _organelles(canvas, patch, parent=cell)
     light = canvas.light + 0.035 * canvas.full_noise(beta=0.5) + 0.03 * canvas.smooth_noise(50)
-    image = expose(blurred(light, rng.uniform(0.3, 0.9)), rng, camera=_lamp(rng))
+    image = expose(blurred(light, rng.uniform(0.3, 0.9)), rng, camera=lamp(rng))
     return inverted(image) if rng.random() < 0.15 else image
 
 
