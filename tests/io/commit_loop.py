@@ -1,7 +1,7 @@
 """A process that commits until it is killed; started by test_store_crash.py.
 
-Commit `n` fills one rectangle of one plane with the label `n`: both follow from `n` alone, so that the test knows
-what every commit, also one that was cut short, wanted to write.
+Commit `n` fills one rectangle of one plane with the label `n`: both follow from `n` alone, so that the test
+knows what every commit, also one that was cut short, wanted to write.
 """
 
 from __future__ import annotations

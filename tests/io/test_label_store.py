@@ -87,7 +87,7 @@ class TestLayout:
         assert opened.calibration == calibration and opened.shape == shape
 
     def test_axes_that_the_format_cannot_hold(self, path: Path) -> None:
-        with pytest.raises(AxesError, match="'ZTYX'.*reorder"):
+        with pytest.raises(AxesError, match=r"'ZTYX'.*reorder"):
             LabelStore.create(path, shape=(2, 2, 8, 8), calibration=Calibration("ZTYX"))
         assert list(path.parent.iterdir()) == []
         with pytest.raises(AxesError, match="do not fit"):
@@ -228,7 +228,7 @@ class TestInsideAnImage:
 
     def test_not_in_an_image_of_the_older_format(self, tmp_path: Path) -> None:
         zarr.open_group(str(tmp_path / "old.zarr"), mode="w", zarr_format=2)
-        with pytest.raises(StoreError, match="0.4"):
+        with pytest.raises(StoreError, match=r"is OME-Zarr 0\.4"):
             LabelStore.create(tmp_path / "old.zarr", shape=(4, 4), calibration=Calibration("YX"))
 
 
@@ -277,7 +277,7 @@ class TestTrouble:
         store.close()
         ledger = path / "segany" / "ledger.jsonl"
         ledger.write_bytes(b'{"number": 1}\n' + ledger.read_bytes())
-        with pytest.raises(StoreError, match="line 1 of .*ledger.jsonl is damaged"):
+        with pytest.raises(StoreError, match=r"line 1 of .*ledger\.jsonl is damaged"):
             LabelStore.open(path)
 
     @pytest.mark.parametrize("file", ["zarr.json", "0/zarr.json"])
@@ -316,7 +316,7 @@ class TestTrouble:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
         try:
-            with pytest.raises(StoreError, match="commit 2 .* the 1 before it are kept"):
+            with pytest.raises(StoreError, match=r"commit 2 .* the 1 before it are kept"):
                 store.write(big)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -21,7 +21,7 @@ from zarr.codecs import BytesCodec, ZstdCodec
 from napari_segany.core.axes import Calibration
 from napari_segany.core.errors import FileFormatError, SegAnyError, StoreError
 
-from .ledger import now
+from .ledger import WriterLock, now
 from .ngff import multiscale_of, read_attributes, write_attributes
 
 RECORD = "segany"
@@ -70,6 +70,7 @@ def check_free(group: Path, *, overwrite: bool) -> None:
         raise StoreError(
             f"{group} exists; open it with LabelStore.open, or pass overwrite=True to replace it"
         )
+    WriterLock(group / RECORD / "writer.lock").release()  # an error if somebody is writing to it
 
 
 def find_group(path: Path, name: str | None) -> Path:
@@ -215,7 +216,7 @@ def open_level0(group: Path, *, mode: Literal["r", "r+"]) -> Any:  # Any: a zarr
     path = group / "0"
     try:
         array = zarr.open_array(str(path), mode=mode, zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"cannot open the labels {path}: {error}; restore its zarr.json from a copy"
         ) from error

@@ -94,7 +94,7 @@ def _open_array(path: Path, *, axes: str, mode: Literal["r", "r+"]) -> Any:
     """Return one level, checked against the axes."""
     try:
         array = zarr.open_array(str(path), mode=mode)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(
             f"cannot open the level {path}: {_first_line(error)}; the image is incomplete"
         ) from error
