@@ -23,7 +23,7 @@ class Sample:
 
 
 SAMPLES = (
-    Sample("cell", "a cell in suspension, phase image", "374,427"),
+    Sample("cell", "a cell in quantitative phase contrast", "374,427"),
     Sample(
         "immunohistochemistry",
         "colon glands, immunohistochemistry",
