@@ -74,7 +74,7 @@ def place(point: NDArray[np.float64]) -> tuple[float, float]:
     return float(point[0]), float(point[1])
 
 
-def varied(rng: np.random.Generator, size: float, spread: float) -> float:
+def varied(rng: np.random.Generator, size: float, *, spread: float) -> float:
     """Return a size drawn log-normally around `size` with a relative deviation of `spread`."""
     return float(size * np.exp(rng.normal(0, spread)))
 

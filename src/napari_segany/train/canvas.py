@@ -70,7 +70,7 @@ class _Draft:
 class Canvas:
     """Light (H, W) or (H, W, 3) that shapes are painted on, with the objects that they make.
 
-    A later object covers earlier ones of its own and finer levels; children show only where their parent does.
+    A later object covers earlier ones of its own and finer levels; children show only inside their parent.
     Objects of one level overlap only where the upper one is clear (a translucent cell).
     """
 

@@ -75,8 +75,8 @@ def _nuclei(canvas: Canvas, points: NDArray[np.float64], *, diameter: float, blu
     stain = _some_stain(rng, diameter=diameter)
     odd = rng.dirichlet([9, 0.5, 0.3, 0.3, 0.6])
     for point in points:
-        size = max(varied(rng, diameter, stain.size_spread), 5.0)
-        level = varied(rng, 0.5, stain.spread)
+        size = max(varied(rng, diameter, spread=stain.size_spread), 5.0)
+        level = varied(rng, 0.5, spread=stain.spread)
         look = str(rng.choice(["plain", "condensed", "broken", "hollow", "unfocused"], p=odd))
         if look == "broken":
             _broken_nucleus(canvas, point, diameter=size, value=level * 1.5)
@@ -178,7 +178,9 @@ def composite(canvas: Canvas, diameter: float) -> AnyArray:
     most = int(np.clip(200 / len(points), 2, 7))
     groups = colonies(canvas, points, reach=1.1 * diameter, gap=0.2 * diameter, kind="colony")
     for point, group in zip(points, groups, strict=True):
-        body = blob(rng, place(point), diameter=varied(rng, diameter, 0.18), shape=canvas.shape, form=form)
+        body = blob(
+            rng, place(point), diameter=varied(rng, diameter, spread=0.18), shape=canvas.shape, form=form
+        )
         cell = canvas.add_object(body, level=4, kind="cell", parent=int(group))
         if body is None or cell < 0:
             continue
@@ -187,16 +189,13 @@ def composite(canvas: Canvas, diameter: float) -> AnyArray:
         canvas.paint(body, shade[..., None] * cell_hue, softness=1.5)
         if extra == "mitochondria":
             mitochondria(canvas, body, parent=cell, value=extra_hue * 0.9, size=diameter, most=most)
-        inner, nucleus = nucleus_in(
-            canvas, body, parent=cell, diameter=diameter * rng.uniform(0.35, 0.5), off=0.04 * diameter
-        )
+        kernel = diameter * rng.uniform(0.35, 0.5)
+        inner, nucleus = nucleus_in(canvas, body, parent=cell, diameter=kernel, off=0.04 * diameter)
         if nucleus is not None and inner >= 0:
-            level = rng.uniform(0.5, 0.95)
-            canvas.paint(nucleus, (level * chromatin(canvas, nucleus, grain=0.12))[..., None] * nucleus_hue)
+            light = rng.uniform(0.5, 0.95) * chromatin(canvas, nucleus, grain=0.12)
+            canvas.paint(nucleus, light[..., None] * nucleus_hue)
             if has_nucleoli and diameter > 50:
-                nucleoli(
-                    canvas, nucleus, parent=inner, value=0.3 * level * nucleus_hue + 0.1 * cell_hue, most=3
-                )
+                nucleoli(canvas, nucleus, parent=inner, value=0.15 * nucleus_hue + 0.1 * cell_hue, most=3)
         if extra == "spots":
             spots_inside(
                 canvas, body, parent=cell, value=extra_hue, size=max(4.4, 0.08 * diameter), most=most
@@ -276,7 +275,7 @@ def _fibres(canvas: Canvas, *, diameter: float, width: float) -> None:
         curve = wandering_curve(rng, random_place(canvas), length=length, turn=turn, angle=angle)
         line = tube(curve, width=width * rng.uniform(0.8, 1.3), shape=canvas.shape)
         if line is not None and canvas.add_object(line, level=2, kind="filament") >= 0:
-            light = varied(rng, 0.5, 0.3) * (1 + 0.15 * canvas.texture(line))
+            light = varied(rng, 0.5, spread=0.3) * (1 + 0.15 * canvas.texture(line))
             canvas.paint(line, light, opacity=0.9)
 
 
@@ -287,7 +286,7 @@ def _skeletons(canvas: Canvas, *, diameter: float, width: float) -> None:
     turn = rng.uniform(0.3, 1.5)
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.95, 1.4)):
         form = BlobForm(rng.uniform(1.0, 2.0), rng.uniform(0.05, 0.12))
-        body = blob(rng, place(point), diameter=varied(rng, host, 0.15), shape=canvas.shape, form=form)
+        body = blob(rng, place(point), diameter=varied(rng, host, spread=0.15), shape=canvas.shape, form=form)
         cell = canvas.add_object(body, level=4, kind="cell")
         if body is None or cell < 0:
             continue
@@ -302,7 +301,7 @@ def _skeletons(canvas: Canvas, *, diameter: float, width: float) -> None:
             line = tube(curve, width=width, shape=canvas.shape)
             line = None if line is None else line.inside(body, margin=1.0)
             if line is not None and canvas.add_object(line, level=2, kind="filament", parent=cell) >= 0:
-                canvas.paint(line, varied(rng, 0.5, 0.2), opacity=0.9)
+                canvas.paint(line, varied(rng, 0.5, spread=0.2), opacity=0.9)
 
 
 def spots(canvas: Canvas, diameter: float) -> AnyArray:
@@ -315,16 +314,16 @@ def spots(canvas: Canvas, diameter: float) -> AnyArray:
             spot = blob(
                 rng,
                 place(point),
-                diameter=varied(rng, size, 0.15),
+                diameter=varied(rng, size, spread=0.15),
                 shape=canvas.shape,
                 form=BlobForm(1.1, 0.02),
             )
             if spot is not None and canvas.add_object(spot, level=1, kind="spot") >= 0:
-                canvas.paint(spot, varied(rng, 0.6, 0.4), softness=2.0)
+                canvas.paint(spot, varied(rng, 0.6, spread=0.4), softness=2.0)
         return _developed(canvas, blur=rng.uniform(0.4, 0.3 * size))
     host = rng.uniform(6, 12) * size
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(1.0, 1.6)):
-        body = blob(rng, place(point), diameter=varied(rng, host, 0.15), shape=canvas.shape)
+        body = blob(rng, place(point), diameter=varied(rng, host, spread=0.15), shape=canvas.shape)
         nucleus = canvas.add_object(body, level=3, kind="nucleus")
         if body is not None and nucleus >= 0:
             level = rng.uniform(0.12, 0.3)

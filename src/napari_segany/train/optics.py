@@ -87,15 +87,13 @@ def some_camera(rng: np.random.Generator, *, colour: bool = False, dim: bool = F
 
 
 def lamp(rng: np.random.Generator, *, colour: bool = False) -> Camera:
-    """Return a camera under plenty of light: little noise, most of the range used."""
+    """Return a camera under plenty of light: little noise, most of the range used, at times low contrast."""
     some = some_camera(rng, colour=colour)
-    return Camera(
-        float(np.exp(rng.uniform(6, 9.5))),
-        rng.uniform(0.001, 0.012),
-        rng.uniform(0.8, 1.0),
-        some.floor,
-        some.bits,
-    )
+    photons, read = float(np.exp(rng.uniform(6, 9.5))), float(rng.uniform(0.001, 0.012))
+    if not colour and rng.random() < 0.2:  # low contrast
+        floor = float(rng.uniform(0.15, 0.5))
+        return Camera(photons, read, top=floor + float(rng.uniform(0.15, 0.45)), floor=floor, bits=some.bits)
+    return Camera(photons, read, top=float(rng.uniform(0.8, 1.0)), floor=some.floor, bits=some.bits)
 
 
 def inverted(image: AnyArray) -> AnyArray:

@@ -86,7 +86,7 @@ class BlobForm:
 
 
 def _clipped_box(
-    low: NDArray[np.float64], high: NDArray[np.float64], shape: tuple[int, int]
+    low: NDArray[np.float64], high: NDArray[np.float64], *, shape: tuple[int, int]
 ) -> tuple[int, ...] | None:
     """Return (row0, row1, col0, col1) clipped to the image, or None outside it."""
     first = np.maximum(np.floor(low).astype(int), 0)
@@ -120,7 +120,7 @@ def blob(
     long, short = diameter / 2 * np.sqrt(form.aspect), diameter / 2 / np.sqrt(form.aspect)
     reach = long * (float(table.max()) + abs(form.bend)) + margin
     middle = np.asarray(centre)
-    box = _clipped_box(middle - reach, middle + reach, shape)
+    box = _clipped_box(middle - reach, middle + reach, shape=shape)
     if box is None:
         return None
     rows = np.arange(box[0], box[1], dtype=np.float32)[:, None] - np.float32(centre[0])
@@ -145,7 +145,7 @@ def tube(
     """
     half = np.broadcast_to(np.asarray(width, dtype=np.float32) / 2, (len(points),))
     reach = float(half.max()) + 2.5
-    box = _clipped_box(points.min(0) - reach, points.max(0) + reach, shape)
+    box = _clipped_box(points.min(0) - reach, points.max(0) + reach, shape=shape)
     if box is None:
         return None
     pad = int(reach) + 1
@@ -243,7 +243,7 @@ def partition(
     cols = np.arange(shape[1], dtype=np.float32)[None, :] + warp[1]
     reach = 2.6 * spacing + float(np.abs(warp).max())
     for index, (point, weight) in enumerate(zip(points, weights, strict=True)):
-        box = _clipped_box(point - reach, point + reach, shape)
+        box = _clipped_box(point - reach, point + reach, shape=shape)
         if box is None:
             continue
         at = slice(box[0], box[1]), slice(box[2], box[3])

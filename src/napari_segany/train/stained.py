@@ -57,7 +57,7 @@ def _free_nuclei(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
     form = BlobForm(rng.uniform(1.1, 2.2), rng.uniform(0.02, 0.08), float(rng.choice([0, 0.3])))
     lean, spread = rng.uniform(0, np.pi), rng.uniform(0.1, 0.35)
     for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(0.85, 2.2)):
-        size, angle = varied(rng, diameter, spread), lean + rng.normal(0, 0.5)
+        size, angle = varied(rng, diameter, spread=spread), lean + rng.normal(0, 0.5)
         ghost = rng.random() < 0.06  # above or below the focus: seen, but nobody would outline it
         margin = 0.25 * size + 2 if ghost else 2.5
         patch = blob(
@@ -66,7 +66,7 @@ def _free_nuclei(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
         if patch is not None and ghost:
             canvas.paint(patch, 0.5 * (dye.dark + dye.stroma), opacity=0.4, softness=0.5 * size)
         elif patch is not None and canvas.add_object(patch, level=3, kind="nucleus") >= 0:
-            _stained_nucleus(canvas, patch, dye)
+            _stained_nucleus(canvas, patch, dye=dye)
 
 
 def _cells(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
@@ -75,7 +75,7 @@ def _cells(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
     share, off = rng.uniform(0.45, 0.75), rng.uniform(0, 0.15) * diameter
     host = diameter / share
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.95, 2.0)):
-        size = varied(rng, host, 0.12)
+        size = varied(rng, host, spread=0.12)
         body = blob(rng, place(point), diameter=size, shape=canvas.shape, form=BlobForm(1.25, 0.05))
         cell = canvas.add_object(body, level=4, kind="cell")
         if body is None or cell < 0:
@@ -83,9 +83,11 @@ def _cells(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
         rim = np.exp(-np.maximum(body.field, 0) / np.float32(1.5))
         shade = rng.uniform(0.85, 0.97) - 0.15 * rim + 0.04 * canvas.texture(body)
         canvas.paint(body, shade[..., None] * dye.stroma)
-        number, nucleus = nucleus_in(canvas, body, parent=cell, diameter=varied(rng, diameter, 0.1), off=off)
+        number, nucleus = nucleus_in(
+            canvas, body, parent=cell, diameter=varied(rng, diameter, spread=0.1), off=off
+        )
         if nucleus is not None and number >= 0:
-            _stained_nucleus(canvas, nucleus, dye)
+            _stained_nucleus(canvas, nucleus, dye=dye)
 
 
 def _glands(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
@@ -94,7 +96,7 @@ def _glands(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
     host = float(np.clip(rng.uniform(5, 8) * diameter, 30, 0.7 * min(canvas.shape)))
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(1.1, 1.8))[:6]:
         form = BlobForm(rng.uniform(1.0, 1.5), 0.06)
-        body = blob(rng, place(point), diameter=varied(rng, host, 0.15), shape=canvas.shape, form=form)
+        body = blob(rng, place(point), diameter=varied(rng, host, spread=0.15), shape=canvas.shape, form=form)
         gland = canvas.add_object(body, level=5, kind="gland")
         if body is None or gland < 0:
             continue
@@ -105,11 +107,11 @@ def _glands(canvas: Canvas, dye: _Dye, *, diameter: float) -> None:
         if canvas.add_object(lumen, level=2, kind="lumen", parent=gland) >= 0:
             canvas.paint(lumen, np.minimum(dye.ground * 1.06, 1.0), softness=2.0)
         band = (body.field > 0.5 * diameter) & (body.field < 1.1 * diameter)
-        _ring_of_nuclei(canvas, body, dye, band=band, parent=gland, diameter=diameter)
+        _ring_of_nuclei(canvas, body, dye=dye, band=band, parent=gland, diameter=diameter)
 
 
 def _ring_of_nuclei(
-    canvas: Canvas, body: Patch, dye: _Dye, *, band: BoolMask, parent: int, diameter: float
+    canvas: Canvas, body: Patch, *, dye: _Dye, band: BoolMask, parent: int, diameter: float
 ) -> None:
     """Paint nuclei in a band (h, w) of a gland, hardly overlapping each other."""
     rng = canvas.rng
@@ -121,11 +123,15 @@ def _ring_of_nuclei(
             continue
         taken.append(centre)
         patch = blob(
-            rng, centre, diameter=varied(rng, diameter, 0.1), shape=canvas.shape, form=BlobForm(1.3, 0.04)
+            rng,
+            centre,
+            diameter=varied(rng, diameter, spread=0.1),
+            shape=canvas.shape,
+            form=BlobForm(1.3, 0.04),
         )
         patch = None if patch is None else patch.inside(body, margin=1.0)
         if patch is not None and canvas.add_object(patch, level=3, kind="nucleus", parent=parent) >= 0:
-            _stained_nucleus(canvas, patch, dye)
+            _stained_nucleus(canvas, patch, dye=dye)
 
 
 def _seen_in_colour(canvas: Canvas) -> AnyArray:
@@ -155,7 +161,7 @@ def _ground_tissue(canvas: Canvas, hue: NDArray[np.float64], *, stain: str, diam
     canvas.light += share[..., None] * hue.astype(np.float32)
 
 
-def _stained_nucleus(canvas: Canvas, patch: Patch, dye: _Dye) -> None:
+def _stained_nucleus(canvas: Canvas, patch: Patch, *, dye: _Dye) -> None:
     """Paint a nucleus between pale (vesicular, with clumps and a dark rim) and solid dark."""
     pale = dye.paleness * canvas.rng.random()
     rim = np.exp(-np.maximum(patch.field, 0) / np.float32(2.0))

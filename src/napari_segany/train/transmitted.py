@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,14 @@ from .canvas import Canvas
 from .optics import blurred, expose, halo, illumination, inverted, lamp, relief
 from .shapes import BlobForm, Patch, blob, partition, scatter, tube, wandering_curve
 
-_Body = Callable[[Canvas, tuple[float, float], float, int], None]
-"""Lays one cell at a centre (row, col), of a diameter, in a group (-1 for none)."""
+
+class _Body(Protocol):
+    """Lays one cell at a centre (row, col), in a group (-1 for none)."""
+
+    def __call__(
+        self, canvas: Canvas, centre: tuple[float, float], /, *, diameter: float, group: int
+    ) -> None:
+        """Add its thickness to the light and its masks to the objects."""
 
 
 def _profile(patch: Patch, *, flat: float) -> FloatArray:
@@ -25,22 +31,22 @@ def _profile(patch: Patch, *, flat: float) -> FloatArray:
     return np.asarray(np.sqrt(ramp * (2 - ramp)), dtype=np.float32)
 
 
-def _raise(canvas: Canvas, patch: Patch, height: NDArray[np.floating]) -> None:
+def _raise(canvas: Canvas, patch: Patch, *, height: NDArray[np.floating]) -> None:
     """Lay a body's thickness over the canvas: where it lies it replaces what is under it."""
     inside = patch.field > 0
     canvas.light[patch.box] = np.where(inside, height, canvas.light[patch.box])
 
 
-def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
+def _flat_cell(canvas: Canvas, centre: tuple[float, float], *, diameter: float, group: int) -> None:
     """Lay an adherent cell with nucleus and nucleoli."""
     rng = canvas.rng
     form = BlobForm(rng.uniform(1.0, 2.4), rng.uniform(0.04, 0.13))
-    body = blob(rng, centre, diameter=varied(rng, diameter, 0.2), shape=canvas.shape, form=form)
+    body = blob(rng, centre, diameter=varied(rng, diameter, spread=0.2), shape=canvas.shape, form=form)
     cell = canvas.add_object(body, level=4, kind="cell", parent=group)
     if body is None or cell < 0:
         return
     height = _profile(body, flat=rng.uniform(0.3, 1.0)) * (1 + 0.12 * canvas.texture(body, beta=1.2))
-    _raise(canvas, body, 0.6 * height)
+    _raise(canvas, body, height=0.6 * height)
     if diameter < 20:
         return
     inner, nucleus = nucleus_in(canvas, body, parent=cell, diameter=0.4 * diameter, off=0.03 * diameter)
@@ -54,7 +60,7 @@ def _flat_cell(canvas: Canvas, centre: tuple[float, float], diameter: float, gro
             canvas.light[spot.box] += 0.5 * spot.cover(2.0)
 
 
-def _rod(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
+def _rod(canvas: Canvas, centre: tuple[float, float], *, diameter: float, group: int) -> None:
     """Lay a bacterium, a rod that may be bent."""
     rng = canvas.rng
     length = diameter * rng.uniform(0.9, 1.9)
@@ -62,14 +68,14 @@ def _rod(canvas: Canvas, centre: tuple[float, float], diameter: float, group: in
     curve = wandering_curve(rng, centre, length=max(length - width, 3), turn=rng.uniform(0, 1.0))
     body = tube(curve, width=width, shape=canvas.shape)
     if body is not None and canvas.add_object(body, level=4, kind="bacterium", parent=group) >= 0:
-        _raise(canvas, body, 0.8 * _profile(body, flat=0.8))
+        _raise(canvas, body, height=0.8 * _profile(body, flat=0.8))
 
 
-def _yeast(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
+def _yeast(canvas: Canvas, centre: tuple[float, float], *, diameter: float, group: int) -> None:
     """Lay a yeast cell with a vacuole and sometimes a bud; mother and bud together are a cluster."""
     rng = canvas.rng
     form = BlobForm(rng.uniform(1.0, 1.2), 0.02)
-    mother = blob(rng, centre, diameter=varied(rng, diameter, 0.12), shape=canvas.shape, form=form)
+    mother = blob(rng, centre, diameter=varied(rng, diameter, spread=0.12), shape=canvas.shape, form=form)
     bud, pair = None, group
     if rng.random() < 0.4:
         size, angle = diameter * rng.uniform(0.4, 0.75), rng.uniform(0, 2 * np.pi)
@@ -82,14 +88,14 @@ def _yeast(canvas: Canvas, centre: tuple[float, float], diameter: float, group: 
         cell = canvas.add_object(body, level=4, kind=kind, parent=pair)
         if body is None or cell < 0:
             continue
-        _raise(canvas, body, 0.8 * _profile(body, flat=0.6))
+        _raise(canvas, body, height=0.8 * _profile(body, flat=0.6))
         hole = blob(rng, centre, diameter=diameter * rng.uniform(0.3, 0.5), shape=canvas.shape)
         hole = None if hole is None or kind == "bud" else hole.inside(body, margin=2)
         if hole is not None and canvas.add_object(hole, level=2, kind="vacuole", parent=cell) >= 0:
             canvas.light[hole.box] -= 0.45 * hole.cover(1.5)
 
 
-def _neuron(canvas: Canvas, centre: tuple[float, float], diameter: float, group: int) -> None:
+def _neuron(canvas: Canvas, centre: tuple[float, float], *, diameter: float, group: int) -> None:
     """Lay a neuron: a soma with a few long thin arms, all one cell, the soma with a nucleus."""
     rng = canvas.rng
     soma = blob(rng, centre, diameter=0.5 * diameter, shape=canvas.shape, form=BlobForm(1.3, 0.1))
@@ -103,7 +109,7 @@ def _neuron(canvas: Canvas, centre: tuple[float, float], diameter: float, group:
         whole = whole if arm is None else whole.united(arm)
     cell = canvas.add_object(whole, level=4, kind="neuron", parent=group)
     if cell >= 0:
-        _raise(canvas, whole, 0.7 * _profile(whole, flat=0.5))
+        _raise(canvas, whole, height=0.7 * _profile(whole, flat=0.5))
         nucleus = blob(rng, centre, diameter=0.27 * diameter, shape=canvas.shape)
         nucleus = None if nucleus is None else nucleus.inside(soma, margin=1.5)
         if nucleus is not None and canvas.add_object(nucleus, level=3, kind="nucleus", parent=cell) >= 0:
@@ -124,7 +130,7 @@ def phase(canvas: Canvas, diameter: float) -> AnyArray:
     if name in ("rod", "yeast"):
         groups = colonies(canvas, points, reach=1.15 * diameter, gap=0.3 * diameter, kind="colony")
     for point, group in zip(points, groups, strict=True):
-        _BODIES[name](canvas, place(point), diameter, int(group))
+        _BODIES[name](canvas, place(point), diameter=diameter, group=int(group))
     thickness = canvas.light + 0.02 * canvas.full_noise(beta=1.4)
     body = float(np.clip(0.04 * diameter, 0.6, 2.5))
     if rng.random() < 0.55:
@@ -149,7 +155,7 @@ def brightfield(canvas: Canvas, diameter: float) -> AnyArray:
     else:
         rounds = _organoid if rng.random() < 0.6 else _refracting
         for point in crowd(canvas, diameter=diameter, crowding=rng.uniform(1.05, 1.8)):
-            rounds(canvas, place(point), diameter)
+            rounds(canvas, place(point), diameter=diameter)
     _specks(canvas)
     light = blurred(canvas.light + 0.012 * canvas.full_noise(beta=1.5), rng.uniform(0.4, 1.1))
     light = light * illumination(canvas.shape, rng, strength=rng.uniform(0, 0.25))
@@ -164,7 +170,7 @@ def _smear(canvas: Canvas, *, diameter: float) -> None:
     tone, crease = rng.uniform(0.65, 0.85), rng.uniform(0, 0.15)
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(0.8, 1.4)):
         form = BlobForm(rng.uniform(1.0, 1.5), rng.uniform(0.06, 0.13), lobes=9)
-        body = blob(rng, place(point), diameter=varied(rng, host, 0.2), shape=canvas.shape, form=form)
+        body = blob(rng, place(point), diameter=varied(rng, host, spread=0.2), shape=canvas.shape, form=form)
         cell = canvas.add_object(body, level=4, kind="cell", is_clear=True)
         if body is None or cell < 0:
             continue
@@ -175,7 +181,7 @@ def _smear(canvas: Canvas, *, diameter: float) -> None:
         )
         canvas.paint(body, canvas.light[body.box] * np.minimum(shade, 0.95))
         number, nucleus = nucleus_in(
-            canvas, body, parent=cell, diameter=varied(rng, diameter, 0.15), off=0.06 * host
+            canvas, body, parent=cell, diameter=varied(rng, diameter, spread=0.15), off=0.06 * host
         )
         if nucleus is not None and number >= 0:
             canvas.paint(nucleus, rng.uniform(0.15, 0.4) * (1 + 0.2 * canvas.texture(nucleus)), softness=1.5)
@@ -191,13 +197,13 @@ def _specks(canvas: Canvas) -> None:
             canvas.paint(grain, rng.uniform(0.3, 0.7))
 
 
-def _organoid(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+def _organoid(canvas: Canvas, centre: tuple[float, float], *, diameter: float) -> None:
     """Paint an organoid: a dark textured shell around a lighter lumen."""
     rng = canvas.rng
     body = blob(
         rng,
         centre,
-        diameter=varied(rng, diameter, 0.2),
+        diameter=varied(rng, diameter, spread=0.2),
         shape=canvas.shape,
         form=BlobForm(1.15, 0.06),
     )
@@ -211,13 +217,13 @@ def _organoid(canvas: Canvas, centre: tuple[float, float], diameter: float) -> N
         canvas.paint(lumen, rng.uniform(0.68, 0.82) * (1 + 0.05 * canvas.texture(lumen)), softness=2.5)
 
 
-def _refracting(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
+def _refracting(canvas: Canvas, centre: tuple[float, float], *, diameter: float) -> None:
     """Paint a yeast-like cell with a dark rim and a bright middle."""
     rng = canvas.rng
     body = blob(
         rng,
         centre,
-        diameter=varied(rng, diameter, 0.12),
+        diameter=varied(rng, diameter, spread=0.12),
         shape=canvas.shape,
         form=BlobForm(1.15, 0.02),
     )
