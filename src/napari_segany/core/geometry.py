@@ -22,7 +22,9 @@ class ResizeMap:
 
     def __post_init__(self) -> None:
         if min(*self.source, *self.target) < 1:
-            raise ImageError(f"cannot resize {self.source} to {self.target}: every side needs at least one pixel")
+            raise ImageError(
+                f"cannot resize {self.source} to {self.target}: every side needs at least one pixel"
+            )
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -31,17 +33,23 @@ class ResizeMap:
 
     def forward(self, coords: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (N, 2) source centres (row, col) to target centres."""
-        return ((coords + 0.5) * np.asarray(self.scale) - 0.5).astype(np.float32)
+        mapped = (coords + 0.5) * np.asarray(self.scale) - 0.5
+        return np.asarray(mapped, dtype=np.float32)
 
     def backward(self, coords: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (N, 2) target centres (row, col) to source centres."""
-        return ((coords + 0.5) / np.asarray(self.scale) - 0.5).astype(np.float32)
+        mapped = (coords + 0.5) / np.asarray(self.scale) - 0.5
+        return np.asarray(mapped, dtype=np.float32)
 
 
-def fit_long_side(shape: tuple[int, int], *, long_side: int) -> ResizeMap:
-    """Return the map that keeps the aspect ratio and brings the longer side to `long_side` pixels."""
+def fit_long_side(shape: tuple[int, int], *, long_side: int, multiple: int = 1) -> ResizeMap:
+    """Return the map that keeps the aspect ratio and brings the longer side to `long_side` pixels.
+
+    The sides are rounded to multiples of `multiple` (at least one), so that nothing needs padding; the scales of the
+    two axes may differ by that rounding, and `ResizeMap` accounts for it exactly.
+    """
     scale = long_side / max(shape)
-    height, width = (max(1, int(side * scale + 0.5)) for side in shape)
+    height, width = (max(1, int(side * scale / multiple + 0.5)) * multiple for side in shape)
     return ResizeMap(shape, (height, width))
 
 

@@ -37,7 +37,7 @@ class Window:
 def sample_window(stack: NDArray[np.generic], *, low: float = 0.1, high: float = 99.9) -> Window:
     """Return a window from percentiles of a bounded sample of a stack.
 
-    uint8 colour and grey images keep their whole 0..255 range: they were windowed when they were made.
+    uint8 colour images keep their whole 0..255 range: they were windowed when they were made.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def sample_window(stack: NDArray[np.generic], *, low: float = 0.1, high: float =
     """
     if 0 in stack.shape:
         raise ImageError(f"cannot window an empty array of shape {stack.shape}")
-    if stack.dtype == np.uint8:
+    if stack.dtype == np.uint8 and stack.ndim >= 3 and stack.shape[-1] in (3, 4):
         return Window(0.0, 255.0)
     if stack.dtype == np.bool_:
         return Window(0.0, 1.0)
@@ -73,11 +73,16 @@ def _sample(stack: NDArray[np.generic]) -> NDArray[np.float64]:
     """Return at most about a million values, spread evenly over frames and pixels."""
     frames = int(np.prod(stack.shape[:-2])) if stack.ndim > 2 else 1
     if stack.ndim <= 2 or stack.shape[-1] <= 4:  # one image, with or without channels
-        step = max(1, int(np.ceil(np.sqrt(np.prod(stack.shape[:2]) / _SAMPLE_PIXELS)))) if stack.ndim <= 3 else 1
+        step = (
+            max(1, int(np.ceil(np.sqrt(np.prod(stack.shape[:2]) / _SAMPLE_PIXELS)))) if stack.ndim <= 3 else 1
+        )
         part = stack[::step, ::step] if stack.ndim in (2, 3) else stack
         return np.asarray(part, dtype=np.float64).ravel()[: 4 * _SAMPLE_PIXELS]
     picked = np.unique(np.linspace(0, frames - 1, num=min(frames, 16)).astype(int))
     share = _SAMPLE_PIXELS // len(picked)
     step = max(1, int(np.ceil(np.sqrt(stack.shape[-2] * stack.shape[-1] / share))))
-    planes = (stack[(*np.unravel_index(i, stack.shape[:-2]), slice(None, None, step), slice(None, None, step))] for i in picked)
+    planes = (
+        stack[(*np.unravel_index(i, stack.shape[:-2]), slice(None, None, step), slice(None, None, step))]
+        for i in picked
+    )
     return np.concatenate([np.asarray(plane, dtype=np.float64).ravel() for plane in planes])

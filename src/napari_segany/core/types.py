@@ -62,7 +62,9 @@ class Box:
         if not np.isfinite(ends).all():
             raise PromptError(f"box ends must be finite, got {ends}")
         if self.row1 <= self.row0 or self.col1 <= self.col0:
-            raise PromptError(f"box is empty or inverted: rows {self.row0}..{self.row1}, cols {self.col0}..{self.col1}")
+            raise PromptError(
+                f"box is empty or inverted: rows {self.row0}..{self.row1}, cols {self.col0}..{self.col1}"
+            )
 
     @property
     def height(self) -> float:
@@ -99,16 +101,18 @@ class Prompt:
 
 def _checked_mask(mask: BoolMask | FloatArray) -> BoolMask | FloatArray:
     """Return a mask prompt as bool (drawn) or float32 (logits)."""
-    mask = np.asarray(mask)
-    if mask.ndim != 2 or mask.size == 0:
-        raise PromptError(f"a mask prompt must be one 2D array, got shape {mask.shape}")
-    if mask.dtype == np.bool_:
-        return mask
-    if not np.issubdtype(mask.dtype, np.floating):
-        raise PromptError(f"a mask prompt must be bool (drawn) or float (logits), got {mask.dtype}; use labels == id")
-    if not np.isfinite(mask).all():
+    array: NDArray[np.generic] = np.asarray(mask)
+    if array.ndim != 2 or array.size == 0:
+        raise PromptError(f"a mask prompt must be one 2D array, got shape {array.shape}")
+    if array.dtype == np.bool_:
+        return array.astype(bool, copy=False)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise PromptError(
+            f"a mask prompt must be bool (drawn) or float (logits), got {array.dtype}; use labels == id"
+        )
+    if not np.isfinite(array).all():
         raise PromptError("mask logits must be finite")
-    return mask.astype(np.float32)
+    return array.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,5 +210,7 @@ class ImagePredictorLike(Protocol):
     def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
         """Return the masks of one prompt."""
 
-    def predict_many(self, features: FeaturesLike, prompts: Sequence[Prompt]) -> list[MaskPrediction]:
+    def predict_many(
+        self, features: FeaturesLike, prompts: Sequence[Prompt], *, multimask: bool = True
+    ) -> list[MaskPrediction]:
         """Return the masks of many prompts, in their order."""

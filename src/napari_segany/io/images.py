@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from .tiff import open_tiff
 
 TIFF = (".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"RIFF")
 _ACCEPTED = f"OME-Zarr folders, TIFF ({', '.join(TIFF)}) and pictures ({', '.join(PICTURES)})"
 
 
@@ -57,9 +60,15 @@ def _open_picture(file: Path) -> OpenedImage:
     from skimage.io import imread  # slow to import, and the GUI never needs it
 
     try:
-        pixels = np.asarray(imread(file))
+        content = file.read_bytes()
+        if not content.startswith(_SIGNATURES):
+            raise ValueError(f"it begins with {content[:8]!r}")
+        with warnings.catch_warnings():  # of the other decoders that are tried when the first one fails
+            warnings.simplefilter("ignore")
+            pixels = np.asarray(imread(io.BytesIO(content)))
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:  # what Pillow's decoders raise
-        raise FileFormatError(f"cannot read {file} as a picture: {error}; accepted: {_ACCEPTED}") from error
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileFormatError(f"cannot read {file} as a picture: {what}; accepted: {_ACCEPTED}") from error
     if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
         pixels = pixels[..., :-1]
     if pixels.ndim == 3 and pixels.shape[-1] == 1:

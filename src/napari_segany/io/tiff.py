@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,17 @@ from .opened import OpenedImage
 
 _UNKNOWN = "QIOR"  # letters that tifffile gives to axes that the file does not name
 _CENTIMETER = 3  # value of the ResolutionUnit tag; inches say how to print, not how large the object is
+_DAMAGE = (  # what tifffile raises on damaged headers, besides its own TiffFileError, a ValueError
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    struct.error,
+)
+_LOSSES = ("invalid page offset", "corrupt", "TiffTag 270 ")  # 270: the text with axes and calibration
 _Sizes = dict[str, tuple[float, str]]  # size and unit of one pixel, by axis letter
 
 
@@ -46,7 +58,7 @@ def open_tiff(path: str | os.PathLike[str]) -> OpenedImage:
                 axes = _name_axes(series.axes)
                 sizes, channels = _metadata(tif)
                 levels = [_open_level(file, level) for level in range(len(series.levels))]
-        except (tifffile.TiffFileError, ValueError, LookupError, TypeError, EOFError) as error:
+        except _DAMAGE as error:
             if isinstance(error, FileFormatError | AxesError):
                 raise
             raise FileFormatError(f"cannot read {file} as TIFF: {error}") from error
@@ -66,7 +78,7 @@ def _complaints() -> Iterator[list[str]]:
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
-            if "invalid page offset" in message or "corrupt" in message:
+            if any(sign in message for sign in _LOSSES):
                 found.append(message.split("> ", 1)[-1])
 
     handler, logger = Collect(logging.WARNING), logging.getLogger("tifffile")

@@ -52,7 +52,7 @@ class WindowAttention(nn.Module):
             q = q.flatten(1, 2)
         q, k, v = (t.reshape(batch, t.shape[1], self.heads, -1).transpose(1, 2) for t in (q, k, v))
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N', d)
-        return self.proj(x.transpose(1, 2).reshape(batch, height, width, -1))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.proj(x.transpose(1, 2).reshape(batch, height, width, -1))
 
 
 def pool(x: Tensor) -> Tensor:
@@ -82,12 +82,12 @@ class Block(nn.Module):
             shortcut = self.proj(normed)
             shortcut = pool(shortcut) if self.pools else shortcut
         x = shortcut + self._attend(normed)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return x + self.mlp(self.norm2(x))
 
     def _attend(self, x: Tensor) -> Tensor:
         """Attend inside windows, or over the whole grid where `window` is 0."""
         if self.window == 0:
-            return self.attn(x)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+            return self.attn(x)
         size = (x.shape[1], x.shape[2])
         window = self.window
         windows, padded = partition_windows(x, window)
@@ -108,7 +108,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, 3, S, S) to (B, S / 4, S / 4, C)."""
-        return self.proj(x).permute(0, 2, 3, 1)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.proj(x).permute(0, 2, 3, 1)
 
 
 class Hiera(nn.Module):
@@ -118,16 +118,18 @@ class Hiera(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(config.width)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.width, *config.position_grid))
-        self.pos_embed_window = nn.Parameter(torch.zeros(1, config.width, config.windows[0], config.windows[0]))
+        self.pos_embed_window = nn.Parameter(
+            torch.zeros(1, config.width, config.windows[0], config.windows[0])
+        )
         self.stage_ends = [sum(config.stages[: i + 1]) - 1 for i in range(len(config.stages))]
         self.blocks = nn.ModuleList(_blocks(config))
 
     def positions(self, size: tuple[int, int]) -> Tensor:
         """Return the (1, H, W, C) position code: a coarse table resized, plus one window's table tiled."""
-        coarse = F.interpolate(self.pos_embed, size=size, mode="bicubic")
+        coarse = F.interpolate(self.pos_embed.float(), size=size, mode="bicubic")
         window = self.pos_embed_window
         fine = window.tile([1, 1, size[0] // window.shape[2], size[1] // window.shape[3]])
-        return (coarse + fine).permute(0, 2, 3, 1)
+        return (coarse + fine).permute(0, 2, 3, 1).to(window.dtype)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the (B, C, H, W) maps of the four stages, finest first."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class Mlp(nn.Module):
         has_sigmoid: bool = False,
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.activation = activation
         self.has_sigmoid = has_sigmoid
 
@@ -50,6 +51,18 @@ class Mlp(nn.Module):
             x = self.activation(layer(x))
         x = self.layers[-1](x)
         return torch.sigmoid(x) if self.has_sigmoid else x
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k' / sqrt(d)) v of (B, heads, N, d), (B, heads, L, d) and (B, heads, L, d).
+
+    On a CPU, while gradients are recorded, plain products are used: the fused kernel's backward pass takes twice as
+    long where either side is a handful of tokens, as in mask decoders.
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+        return weights @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
@@ -76,7 +89,7 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from (B, N, C) queries to (B, L, C) keys and values; returns (B, N, C)."""
         q, k, v = self.split(self.q_proj(q)), self.split(self.k_proj(k)), self.split(self.v_proj(v))
-        return self.out_proj(self.merge(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.out_proj(self.merge(attend(q, k, v)))
 
 
 def partition_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:

@@ -66,7 +66,9 @@ class TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(width)
         self.cross_attn_image_to_token = Attention(width, config.heads, downsample=2)
 
-    def forward(self, tokens: Tensor, image: Tensor, *, token_code: Tensor, image_code: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, image: Tensor, *, token_code: Tensor, image_code: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Update (B, N, C) tokens and (B, hw, C) image; codes are added to queries and keys, never to values."""
         if self.is_first:  # the tokens are their own code here: no code, no residual
             tokens = self.self_attn(tokens, tokens, tokens)
@@ -118,6 +120,7 @@ class MaskDecoder(nn.Module):
     def __init__(self, width: int, config: DecoderConfig, *, projects_fine_maps: bool = True) -> None:
         super().__init__()
         self.config = config
+        self.projects_fine_maps = projects_fine_maps
         self.transformer = TwoWayTransformer(width, config)
         self.iou_token = nn.Embedding(1, width)
         self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
@@ -135,7 +138,9 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(
             Mlp((width, width, width, width // 8)) for _ in range(MASK_TOKENS)
         )
-        self.iou_prediction_head = Mlp((width, config.iou_width, config.iou_width, MASK_TOKENS), has_sigmoid=True)
+        self.iou_prediction_head = Mlp(
+            (width, config.iou_width, config.iou_width, MASK_TOKENS), has_sigmoid=True
+        )
         self.pred_obj_score_head = Mlp((width, width, width, 1))
 
     def forward(
@@ -162,7 +167,9 @@ class MaskDecoder(nn.Module):
         weights = torch.stack(
             [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )  # (B, M, C / 8)
-        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])  # (B, M, 4h, 4w)
+        last = upscaled.permute(0, 2, 3, 1)  # the memory's own order: no copy, forward or backward
+        logits = (last.flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)  # (B, M, 16hw)
+        logits = logits.unflatten(2, upscaled.shape[2:])  # (B, M, 4h, 4w)
         return MaskOutput(
             logits=logits,
             ious=self.iou_prediction_head(tokens[:, 1]),
@@ -174,11 +181,13 @@ class MaskDecoder(nn.Module):
         """Bring (B, C, h, w) to (B, C / 8, 4h, 4w), adding the high-resolution maps on the way."""
         first, norm, act, second, last = self.output_upscaling
         coarse = act(norm(first(encoded) + fine[1]))  # (B, C / 4, 2h, 2w)
-        return last(second(coarse) + fine[0])  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return last(second(coarse) + fine[0])
 
     def select(self, output: MaskOutput, *, multimask: bool) -> MaskOutput:
         """Return masks 1 to 3, or one mask: mask 0 while it is stable, else the best of 1 to 3 (inference only)."""
-        ambiguous = MaskOutput(output.logits[:, 1:], output.ious[:, 1:], output.object_scores, output.tokens[:, 1:])
+        ambiguous = MaskOutput(
+            output.logits[:, 1:], output.ious[:, 1:], output.object_scores, output.tokens[:, 1:]
+        )
         if multimask:
             return ambiguous
         single = output.logits[:, :1]

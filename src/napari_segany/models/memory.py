@@ -44,7 +44,7 @@ class MaskDownsampler(nn.Module):
 
     def forward(self, masks: Tensor) -> Tensor:
         """Map (B, 1, S, S) to (B, C, S / 16, S / 16)."""
-        return self.encoder(masks)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.encoder(masks)
 
 
 class FuserBlock(nn.Module):
@@ -92,7 +92,7 @@ class MemoryEncoder(nn.Module):
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """Turn (B, C, h, w) features and (B, 1, 16h, 16w) scaled masks into (B, C_mem, h, w) memories."""
         fused = self.fuser(self.pix_feat_proj(features) + self.mask_downsampler(masks))
-        return self.out_proj(fused)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.out_proj(fused)
 
 
 class RotaryAttention(Attention):
@@ -104,15 +104,14 @@ class RotaryAttention(Attention):
         `rotation` is complex, (N, d / 2), one row a grid cell; keys repeat it, frame after frame.
         """
         queries, keys, values = (
-            self.split(layer(x))
-            for layer, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+            self.split(layer(x)) for layer, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
         queries = rotate(queries, rotation)
         placed = keys.shape[2] - still
         repeated = rotation.repeat(placed // len(rotation), 1)
         keys = torch.cat((rotate(keys[:, :, :placed], repeated), keys[:, :, placed:]), dim=2)
         mixed = F.scaled_dot_product_attention(queries, keys, values)
-        return self.out_proj(self.merge(mixed))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.out_proj(self.merge(mixed))
 
 
 def axial_rotation(width: int, size: tuple[int, int], *, theta: float = 10000.0) -> Tensor:
@@ -149,7 +148,7 @@ class MemoryLayer(nn.Module):
         normed = self.norm1(x)
         x = x + self.self_attn.attend(normed, normed, normed, rotation=rotation)
         x = x + self.cross_attn_image.attend(self.norm2(x), keys, values, rotation=rotation, still=pointers)
-        return x + self.linear2(F.relu(self.linear1(self.norm3(x))))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
 
 
 class MemoryAttention(nn.Module):
@@ -160,7 +159,9 @@ class MemoryAttention(nn.Module):
         self.layers = nn.ModuleList(MemoryLayer(width, config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, features: Tensor, memories: Tensor, *, codes: tuple[Tensor, Tensor], pointers: int) -> Tensor:
+    def forward(
+        self, features: Tensor, memories: Tensor, *, codes: tuple[Tensor, Tensor], pointers: int
+    ) -> Tensor:
         """Condition the features of a frame.
 
         Parameters

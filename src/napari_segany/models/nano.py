@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .layers import LayerNorm2d, Mlp
+from .layers import LayerNorm2d, Mlp, attend
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,19 @@ class ConvNorm(nn.Sequential):
             nn.Conv2d(width, out_width, kernel_size=3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_width),
         )
+
+    def fold(self) -> None:
+        """Fold the norm into the convolution, for inference; the state dict changes with it."""
+        conv, norm = self
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            self[0], self[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Fold every batch norm of a module that is in evaluation mode into its convolution."""
+    for part in module.modules():
+        if isinstance(part, ConvNorm):
+            part.fold()
 
 
 class ConvBlock(nn.Module):
@@ -70,7 +84,7 @@ class NanoBlock(nn.Module):
         batch, count, width = tokens.shape
         qkv = self.qkv(self.norm1(tokens)).reshape(batch, count, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, width)
+        mixed = attend(q, k, v).transpose(1, 2).reshape(batch, count, width)
         tokens = tokens + self.proj(mixed)
         tokens = tokens + self.mlp(self.norm2(tokens))
         return tokens.transpose(1, 2).unflatten(2, size)
@@ -84,7 +98,9 @@ class NanoTrunk(nn.Module):
         two, four, eight, sixteen = config.widths
         self.stem = ConvNorm(3, two, stride=2)
         self.stage4 = nn.Sequential(ConvNorm(two, four, stride=2), nn.ReLU(), ConvBlock(four))
-        self.stage8 = nn.Sequential(ConvNorm(four, eight, stride=2), nn.ReLU(), ConvBlock(eight), ConvBlock(eight))
+        self.stage8 = nn.Sequential(
+            ConvNorm(four, eight, stride=2), nn.ReLU(), ConvBlock(eight), ConvBlock(eight)
+        )
         self.stage16 = ConvNorm(eight, sixteen, stride=2)
         self.blocks = nn.Sequential(*(NanoBlock(sixteen, config.heads) for _ in range(config.depth)))
 

@@ -17,6 +17,9 @@ from .layers import LayerNorm2d
 NEGATIVE, POSITIVE, BOX_START, BOX_END, PADDING = 0, 1, 2, 3, -1
 """Labels of prompt points, as in the released models."""
 
+CLICK_WIDTHS = (1.0, 3.0, 9.0)
+DRAWN_CHANNELS = 2 * len(CLICK_WIDTHS) + 1
+
 
 class FourierCode(nn.Module):
     """Random Fourier features of 2D coordinates: (..., 2) as (x, y) in units of the frame to (..., 2 * F)."""
@@ -68,7 +71,7 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, width)
         first = mask_channels // 4
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1 if click_sigma is None else 4, first, kernel_size=2, stride=2),
+            nn.Conv2d(1 if click_sigma is None else 1 + DRAWN_CHANNELS, first, kernel_size=2, stride=2),
             LayerNorm2d(first),
             nn.GELU(),
             nn.Conv2d(first, mask_channels, kernel_size=2, stride=2),
@@ -86,7 +89,8 @@ class PromptEncoder(nn.Module):
         """Return the (1, C, h, w) Fourier code of the embedding's cell centres."""
         device = self.pe_layer.positional_encoding_gaussian_matrix.device
         y, x = (
-            (torch.arange(count, device=device) + 0.5) * (self.grid.stride / self.grid.image_size) for count in size
+            (torch.arange(count, device=device) + 0.5) * (self.grid.stride / self.grid.image_size)
+            for count in size
         )
         xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h, w, 2)
         code: Tensor = self.pe_layer(xy)
@@ -97,7 +101,7 @@ class PromptEncoder(nn.Module):
         code = self.pe_layer((xy + 0.5) / self.grid.image_size).to(self.dtype)
         code = torch.where((labels == PADDING)[..., None], self.not_a_point_embed.weight, code)
         for label, table in enumerate(self.point_embeddings):
-            code = code + (labels == label)[..., None] * table.weight
+            code = code + (labels == label)[..., None] * table.get_parameter("weight")
         return code
 
     def forward(
@@ -126,29 +130,44 @@ class PromptEncoder(nn.Module):
 
     def _drawn(self, xy: Tensor, labels: Tensor, *, masks: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Return the (B, C, h, w) code of earlier logits with clicks and box drawn beside them."""
-        canvas = draw_prompts(xy, labels, size=(4 * size[0], 4 * size[1]), cell=self.grid.stride / 4, sigma=self.click_sigma or 1.0)
+        canvas = draw_prompts(
+            xy,
+            labels,
+            size=(4 * size[0], 4 * size[1]),
+            cell=self.grid.stride / 4,
+            sigma=self.click_sigma or 1.0,
+        )
         earlier = torch.zeros_like(canvas[:, :1]) if masks is None else masks.clamp(-10, 10) / 5
         dense: Tensor = self.mask_downscaling(torch.cat((earlier, canvas), dim=1).to(self.dtype))
         return dense + self.no_mask_embed.weight[..., None, None] if masks is None else dense
 
 
 def draw_prompts(xy: Tensor, labels: Tensor, *, size: tuple[int, int], cell: float, sigma: float) -> Tensor:
-    """Draw prompts on a (B, 3, H, W) canvas: positive clicks, negative clicks, the inside of the box.
+    """Draw prompts on a (B, DRAWN_CHANNELS, H, W) canvas, values 0 to 1.
 
-    Clicks are Gaussians of `sigma` frame pixels, 1 at the click; a pixel of the canvas covers `cell` frame pixels.
+    Positive and negative clicks are Gaussians of several widths (`sigma` frame pixels times `CLICK_WIDTHS`), which
+    together tell each place how far the click is; a box is its inside. A pixel of the canvas covers `cell` frame pixels.
     """
     y, x = ((torch.arange(count, device=xy.device) + 0.5) * cell - 0.5 for count in size)
-    dx = torch.exp(-((x - xy[..., :1]) ** 2) / (2 * sigma**2))  # (B, N, W)
-    dy = torch.exp(-((y - xy[..., 1:]) ** 2) / (2 * sigma**2))  # (B, N, H)
-    canvas = [
-        torch.einsum("bnh,bnw->bhw", dy * (labels == label)[..., None], dx).clamp(max=1.0) for label in (POSITIVE, NEGATIVE)
-    ]
-    # A box is a pair of points: inside is past its first corner and before its last one, on both axes.
-    first, last = ((labels == label)[..., None].to(xy.dtype) for label in (BOX_START, BOX_END))
-    edge = cell / 2
-    start = (first * xy).sum(1), first.sum(1)
-    end = (last * xy).sum(1)
-    inside_x = torch.sigmoid((x - start[0][:, :1]) / edge) * torch.sigmoid((end[:, :1] - x) / edge)  # (B, W)
-    inside_y = torch.sigmoid((y - start[0][:, 1:]) / edge) * torch.sigmoid((end[:, 1:] - y) / edge)  # (B, H)
-    canvas.append(start[1][:, :, None] * inside_y[:, :, None] * inside_x[:, None, :])
+    square_x, square_y = (x - xy[..., :1]) ** 2, (y - xy[..., 1:]) ** 2  # (B, N, W), (B, N, H)
+    canvas = []
+    for label in (POSITIVE, NEGATIVE):
+        is_click = (labels == label)[..., None].to(xy.dtype)
+        for width in CLICK_WIDTHS:
+            twice = 2 * (sigma * width) ** 2
+            along_x, along_y = torch.exp(-square_x / twice), is_click * torch.exp(-square_y / twice)
+            canvas.append((along_y.transpose(1, 2) @ along_x).clamp(max=1.0))  # (B, H, W)
+    canvas.append(_draw_box(xy, labels, x=x, y=y, edge=cell / 2))
     return torch.stack(canvas, dim=1)
+
+
+def _draw_box(xy: Tensor, labels: Tensor, *, x: Tensor, y: Tensor, edge: float) -> Tensor:
+    """Return (B, H, W), 1 inside the box of each prompt that has one, with edges `edge` frame pixels soft."""
+    first, last = ((labels == label)[..., None].to(xy.dtype) for label in (BOX_START, BOX_END))
+    start, end, has_box = (first * xy).sum(1), (last * xy).sum(1), first.sum(1)  # (B, 2), (B, 2), (B, 1)
+    inside_x, inside_y = (
+        torch.sigmoid((place - start[:, axis, None]) / edge)
+        * torch.sigmoid((end[:, axis, None] - place) / edge)
+        for axis, place in enumerate((x, y))
+    )  # (B, W), (B, H)
+    return (has_box * inside_y)[:, :, None] * inside_x[:, None, :]

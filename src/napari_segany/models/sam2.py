@@ -59,7 +59,8 @@ class FpnNeck(nn.Module):
     def __init__(self, widths: tuple[int, ...], out_width: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            nn.Sequential() for _ in widths  # coarsest first, as in the released keys `convs.N.conv`
+            nn.Sequential()
+            for _ in widths  # coarsest first, as in the released keys `convs.N.conv`
         )
         for module, width in zip(self.convs, reversed(widths), strict=True):
             module.add_module("conv", nn.Conv2d(width, out_width, kernel_size=1))
@@ -67,7 +68,9 @@ class FpnNeck(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Turn four maps, finest first, into maps of equal width at strides 4, 8 and 16."""
         lateral = [conv(x) for conv, x in zip(reversed(self.convs), maps, strict=True)]
-        lateral[2] = lateral[2] + F.interpolate(lateral[3].float(), scale_factor=2.0, mode="nearest").to(lateral[2].dtype)
+        lateral[2] = lateral[2] + F.interpolate(lateral[3].float(), scale_factor=2.0, mode="nearest").to(
+            lateral[2].dtype
+        )
         return lateral[:3]
 
 
@@ -81,7 +84,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Turn (B, 3, S, S) pixels into (B, C, S / s, S / s) maps for s = 4, 8, 16."""
-        return self.neck(self.trunk(pixels))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.neck(self.trunk(pixels))
 
 
 class NanoEncoder(nn.Module):
@@ -94,7 +97,7 @@ class NanoEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Turn (B, 3, H, W) pixels into the embedding at stride 8 and the maps at strides 2 and 4."""
-        return self.neck(self.trunk(pixels))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.neck(self.trunk(pixels))
 
 
 class Sam2(nn.Module):
@@ -105,7 +108,9 @@ class Sam2(nn.Module):
         self.config = config
         is_nano = isinstance(config.trunk, NanoConfig)
         self.image_encoder: nn.Module = (
-            NanoEncoder(config.trunk) if isinstance(config.trunk, NanoConfig) else ImageEncoder(config.trunk, config.width)
+            NanoEncoder(config.trunk)
+            if isinstance(config.trunk, NanoConfig)
+            else ImageEncoder(config.trunk, config.width)
         )
         self.sam_prompt_encoder = PromptEncoder(
             config.width,
@@ -132,6 +137,12 @@ class Sam2(nn.Module):
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory.width))
             self.obj_ptr_tpos_proj = nn.Linear(width, memory.width)
 
+    def encoder_parts(self) -> list[nn.Module]:
+        """Return the modules that images alone pass through; they may run in another number format than prompts."""
+        decoder = self.sam_mask_decoder
+        narrow = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
+        return [self.image_encoder, *narrow]
+
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Return the features of (B, 3, H, W) normalised pixels."""
         if isinstance(self.image_encoder, NanoEncoder):
@@ -144,7 +155,9 @@ class Sam2(nn.Module):
             stride16 = stride16 + self.no_mem_embed[0, 0, :, None, None]
         return ImageFeatures(stride16, fine)
 
-    def decode_all(self, features: ImageFeatures, xy: Tensor, labels: Tensor, *, masks: Tensor | None = None) -> MaskOutput:
+    def decode_all(
+        self, features: ImageFeatures, xy: Tensor, labels: Tensor, *, masks: Tensor | None = None
+    ) -> MaskOutput:
         """Return all four masks of B prompts, before any choice among them.
 
         Parameters
@@ -152,14 +165,15 @@ class Sam2(nn.Module):
         features
             Of one image, or of B images, one a prompt.
         xy : (B, N, 2)
-            (x, y) in frame pixels, box corners before clicks; a padding point is appended here.
+            (x, y) in frame pixels, box corners before clicks; a padding point is appended here, if there is any.
         labels : (B, N)
         masks : (B, 1, 4h, 4w)
             Earlier logits.
         """
         size = (features.embedding.shape[2], features.embedding.shape[3])
-        xy = torch.cat((xy, xy.new_zeros(len(xy), 1, 2)), dim=1)
-        labels = torch.cat((labels, labels.new_full((len(labels), 1), PADDING)), dim=1)
+        if xy.shape[1] > 0:  # a mask alone has no sparse part at all
+            xy = torch.cat((xy, xy.new_zeros(len(xy), 1, 2)), dim=1)
+            labels = torch.cat((labels, labels.new_full((len(labels), 1), PADDING)), dim=1)
         sparse, dense = self.sam_prompt_encoder(xy, labels, masks=masks, size=size)
         output: MaskOutput = self.sam_mask_decoder(
             features.embedding,
@@ -171,7 +185,13 @@ class Sam2(nn.Module):
         return output
 
     def decode(
-        self, features: ImageFeatures, xy: Tensor, labels: Tensor, *, masks: Tensor | None = None, multimask: bool = True
+        self,
+        features: ImageFeatures,
+        xy: Tensor,
+        labels: Tensor,
+        *,
+        masks: Tensor | None = None,
+        multimask: bool = True,
     ) -> MaskOutput:
         """Return three masks, or the one stable mask, of each of B prompts; see `decode_all`."""
         output = self.decode_all(features, xy, labels, masks=masks)
@@ -186,7 +206,7 @@ class Sam2(nn.Module):
         return sine_position_code(self.config.width, size)
 
 
-NANO_DECODER = DecoderConfig(mlp_width=512, iou_width=128)
+NANO_DECODER = DecoderConfig(heads=4, mlp_width=512, iou_width=128)
 
 SAM2: dict[str, Sam2Config] = {
     f"{prefix}_{trunk}": Sam2Config(f"{prefix}_{trunk}", config, version=version)

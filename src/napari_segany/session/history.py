@@ -69,6 +69,11 @@ class Journal:
         """What redo would repeat, or None."""
         return self._undone[-1].title if self._undone else None
 
+    @property
+    def done(self) -> tuple[Entry, ...]:
+        """The steps that stand, oldest first."""
+        return tuple(self._done)
+
     def record(self, entry: Entry) -> None:
         """Remember a step that is already applied; what was undone before it is gone."""
         self._undone.clear()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from psygnal import Signal
 
 from napari_segany.core.errors import PromptError
+from napari_segany.core.intensity import Window
 from napari_segany.core.masks import LabelPatch, LabelSink
-from napari_segany.core.types import BoolMask, Box, FloatArray, ImagePredictorLike, Points
+from napari_segany.core.types import BoolMask, Box, FloatArray, ImagePredictorLike, ModelCard, Points
 
 from .answers import PlaneModel, Preview, Stage
 from .commit import paint_previews, provenance
@@ -17,15 +17,8 @@ from .features import FeatureCache
 from .history import Entry, Journal
 from .prompts import ObjectPrompts, PlaneIndex, PromptEdit, PromptStore
 from .source import PlaneSource
+from .state import SessionState
 from .worker import InlineWorker, Ticket, Worker
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SessionState:
-    """What is needed to go on later: the prompts in work per plane, and the id they will become."""
-
-    object_id: int
-    prompts: Mapping[PlaneIndex, ObjectPrompts] = field(default_factory=dict)
 
 
 class ImageSession:
@@ -96,6 +89,16 @@ class ImageSession:
         return self._source
 
     @property
+    def card(self) -> ModelCard | None:
+        """Who answers, once the model was loaded."""
+        return self._model.predictor.card if self._model.predictor is not None else None
+
+    @property
+    def window(self) -> Window | None:
+        """The intensity window of the image, once a plane was looked at."""
+        return self._source.window() if len(self._model.cache) else None
+
+    @property
     def object_id(self) -> int:
         """The label that the next commit writes."""
         return self._object_id
@@ -138,7 +141,9 @@ class ImageSession:
 
     def state(self) -> SessionState:
         """Return what is in work, to be saved."""
-        return SessionState(self._object_id, self._prompts.snapshot())
+        steps = self._journal.done
+        finished = {step.ids[0]: step.prompts.before for step in steps if step.ids and step.prompts}
+        return SessionState(self._object_id, self._prompts.snapshot(), finished)
 
     # ------------------------------------------------------------------ prompts
 
@@ -325,10 +330,9 @@ class ImageSession:
 
     def _commit(self, patches: list[LabelPatch]) -> None:
         """Write patches, record them with the prompts they came from, and start the next object."""
-        card = self._model.predictor.card if self._model.predictor is not None else None
         for patch in patches:
             note = provenance(
-                self._previews[patch.index], label_id=self._object_id, card=card, image=self._source.name
+                self._previews[patch.index], label_id=self._object_id, card=self.card, image=self._source.name
             )
             self._sink.write(patch, note={**note, "versions": self._versions})
             self.committed.emit((patch,), note)

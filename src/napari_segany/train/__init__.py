@@ -1,0 +1,1 @@
+"""Procedural scenes, simulated prompts, recipes, the training loop and the evaluation."""

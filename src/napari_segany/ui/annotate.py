@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QObject, Qt
+from qtpy.QtGui import QCloseEvent, QShowEvent
 from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -16,9 +17,9 @@ from napari_segany.core.errors import SegAnyError
 from .annotation import Annotation, explain
 from .choosing import ChoicePanel
 from .post import MainThread
+from .saved import save_labels, save_session
 from .settings import read_settings
 from .start import Loader, load_predictor, start
-from .target import save_labels
 from .working import WorkPanel, button, help_text
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
+class AnnotateWidget(QWidget):
     """Choose an image and a model, press Start, click.
 
     Parameters
@@ -40,7 +41,8 @@ class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
 
     def __init__(self, napari_viewer: ViewerModel, *, load: Loader = load_predictor) -> None:
         super().__init__()
-        self._viewer, self._load = napari_viewer, load
+        self._viewer: ViewerModel | None = napari_viewer
+        self._load = load
         self._post = MainThread()
         self.running: Annotation | None = None
         self.choices = ChoicePanel(napari_viewer, model=read_settings().model)
@@ -49,7 +51,11 @@ class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
         self.saved_in = QLabel("")
         self.saved_in.setWordWrap(True)
         self.saved_in.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.save_button = button("Save a copy …", "Write the labels as OME-Zarr", clicked=self.ask_and_save)
+        self.save_button = button(
+            "Save a copy …",
+            "Write the labels as OME-Zarr, or a state to go on with later",
+            clicked=self.ask_and_save,
+        )
         self._layout()
         self.choices.changed.connect(self._on_choice)
         self.choices.labels.hide_where(self._is_preview)
@@ -67,13 +73,13 @@ class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
 
     def start(self) -> None:
         """Start with what is chosen."""
-        choice = self.choices.choice()
-        if choice is None:
+        choice, viewer = self.choices.choice(), self._viewer
+        if choice is None or viewer is None:
             show_info("Open an image first, then press Start.")
             return
         try:
             running, problem = start(
-                self._viewer, choice, settings=read_settings(), post=self._post, load=self._load
+                viewer, choice, settings=read_settings(), post=self._post, load=self._load
             )
         except (SegAnyError, OSError) as error:
             show_error(str(error))
@@ -99,13 +105,12 @@ class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
             self.save(Path(chosen))
 
     def save(self, path: Path) -> None:
-        """Write the labels to a new OME-Zarr label image."""
+        """Write the labels to a new OME-Zarr label image, or prompts and all to a saved state."""
         if self.running is None:
             return
-        if not path.name.endswith(".zarr"):
-            path = path.with_name(f"{path.name}.ome.zarr")
         try:
-            save_labels(path, self.running.target.array, calibration=self.running.grid.calibration())
+            is_state = path.name.endswith(".json")
+            path = save_session(self.running, path) if is_state else save_labels(self.running, path)
         except (SegAnyError, OSError) as error:
             show_error(f"The labels were not saved: {error}")
             return
@@ -113,7 +118,7 @@ class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
 
     # ------------------------------------------------------------------ the end of the window
 
-    def showEvent(self, event: QEvent) -> None:  # noqa: N802  # Qt's name
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802  # Qt's name
         """Watch the window, whose closing ends the session."""
         super().showEvent(event)
         window = self.window()
@@ -121,7 +126,7 @@ class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
             self._watched = window
             window.destroyed.connect(self._release)
 
-    def closeEvent(self, event: QEvent) -> None:  # noqa: N802  # Qt's name
+    def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802  # Qt's name
         """End the session with the widget."""
         self.release()
         super().closeEvent(event)
@@ -131,6 +136,7 @@ class AnnotateWidget(QWidget):  # type: ignore[misc]  # qtpy has no types
         self.stop(timeout=timeout)
         self._post.close()
         self.choices.close_boxes()
+        self._viewer = None
 
     def _release(self) -> None:
         self.release()

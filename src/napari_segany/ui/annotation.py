@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,7 +162,7 @@ class Annotation:
         drawn = read_drawings(self.layers.shapes, shape=self.grid.shape)
         scribbled = not is_live and any(drawing.paths for drawing in drawn.values())
         for index in sorted({*drawn, *self._drawn_planes()}):
-            self._reading(lambda i=index: self._draw(i, drawn.get(i, Drawing()), is_live))
+            self._reading(partial(self._draw, index, drawn.get(index, Drawing()), is_live))
         if scribbled:
             self._take_scribbles(drawn)
 
@@ -200,7 +201,7 @@ class Annotation:
             (session.object_changed, self._on_object),
         ):
             emitter.connect(callback)
-            self._leave.append(lambda e=emitter, c=callback: e.disconnect(c))
+            self._leave.append(partial(emitter.disconnect, callback))
 
     def _reading(self, call: Callable[[], None]) -> None:
         """Call the session while the layer that is the cause is left as it is."""

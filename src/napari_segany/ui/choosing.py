@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]  # a name that qtpy makes
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QSizePolicy, QWidget
 
 from napari_segany.models.registry import ModelSpec, list_models
@@ -42,10 +42,13 @@ class LayerBox:
 
     def __init__(self, viewer: ViewerModel, kind: str, *, tip: str, first: str | None = None) -> None:
         self.box = combo_box(tip)
-        self._viewer, self._kind, self._first = viewer, kind, first
+        self._layers: Sequence[Any] = viewer.layers
+        self._kind, self._first = kind, first
         self._hidden: Callable[[Any], bool] = lambda _: False
-        for name in ("inserted", "removed", "moved"):
-            getattr(viewer.layers.events, name).connect(self.refill)
+        changes = [getattr(viewer.layers.events, name) for name in ("inserted", "removed", "moved")]
+        for change in changes:
+            change.connect(self.refill)
+        self._leave: Callable[[], object] = lambda: [change.disconnect(self.refill) for change in changes]
         self.refill()
 
     def hide_where(self, hidden: Callable[[Any], bool]) -> None:
@@ -65,7 +68,7 @@ class LayerBox:
     def refill(self, event: Any = None) -> None:
         """Show the layers that there are, keeping the choice."""
         chosen = self.layer
-        layers = [layer for layer in reversed(self._viewer.layers) if self._fits(layer)]
+        layers = [layer for layer in reversed(self._layers) if self._fits(layer)]
         self.box.blockSignals(True)
         self.box.clear()
         if self._first is not None:
@@ -79,8 +82,9 @@ class LayerBox:
 
     def close(self) -> None:
         """Stop following the viewer."""
-        for name in ("inserted", "removed", "moved"):
-            getattr(self._viewer.layers.events, name).disconnect(self.refill)
+        self._leave()
+        self._leave, self._layers = _nothing, ()
+        self.box.clear()
 
     def _fits(self, layer: Any) -> bool:
         return type(layer).__name__ == self._kind and not self._hidden(layer)
@@ -95,7 +99,7 @@ class LayerBox:
                 self.box.setItemText(i, self.box.itemData(i).name)
 
 
-class ChoicePanel(QWidget):  # type: ignore[misc]  # qtpy has no types
+class ChoicePanel(QWidget):
     """Image, channel, model and labels to choose."""
 
     changed = Signal()
@@ -139,6 +143,10 @@ class ChoicePanel(QWidget):  # type: ignore[misc]  # qtpy has no types
         for widget in (self.channels, self._channel_title):
             widget.setVisible(count is not None)
         self.changed.emit()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _fill_models(box: QComboBox, specs: Iterable[ModelSpec], *, chosen: str) -> None:

@@ -69,7 +69,8 @@ class _OneChannel:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.array.dtype)
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
 
     def __getitem__(self, key: Any) -> Any:
         return self.array[(self.channel, *(key if isinstance(key, tuple) else (key,)))]
@@ -123,7 +124,7 @@ def locate(
 ) -> tuple[PlaneIndex, tuple[float, float]]:
     """Return the plane and the (row, col) of a world position, on the grid of a layer."""
     data = np.asarray(layer.world_to_data(np.asarray(world)), dtype=float)[-len(shape) :]
-    return plane_index(data, shape), (float(data[-2]), float(data[-1]))
+    return plane_index(data.tolist(), shape), (float(data[-2]), float(data[-1]))
 
 
 def is_inside(coord: tuple[float, float], shape: Sequence[int]) -> bool:

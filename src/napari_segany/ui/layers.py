@@ -57,9 +57,11 @@ class PreviewStack:
         if all(isinstance(part, int | np.integer) for part in lead):
             plane = self.planes.get(tuple(int(part) for part in lead))
             if plane is not None:
-                return plane[parts[-2:]].astype(np.uint8)
-            return np.broadcast_to(np.uint8(0), self.shape[-2:])[parts[-2:]]
-        return np.asarray(self)[key]
+                shown: NDArray[np.uint8] = plane[parts[-2:]].astype(np.uint8)
+                return shown
+            return np.zeros(self.shape[-2:], dtype=np.uint8)[parts[-2:]]
+        part: NDArray[np.uint8] = np.asarray(self)[key]
+        return part
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         full = np.zeros(self.shape, dtype=dtype or self.dtype)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtpy.QtCore import QObject, Qt, Signal, Slot
+from qtpy.QtCore import QObject, Qt, Signal, Slot  # type: ignore[attr-defined]  # a name that qtpy makes
 
 
-class MainThread(QObject):  # type: ignore[misc]  # qtpy has no types
+class MainThread(QObject):
     """Runs callables on the thread it was made on, in the order they were posted."""
 
     _posted = Signal(object)
@@ -28,7 +28,7 @@ class MainThread(QObject):  # type: ignore[misc]  # qtpy has no types
         """Drop what is still on its way."""
         self._is_open = False
 
-    @Slot(object)  # type: ignore[misc]  # qtpy has no types
+    @Slot(object)  # type: ignore[untyped-decorator]  # qtpy has no types for it
     def _run(self, call: Callable[[], None]) -> None:
         if self._is_open:
             call()

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_segany.core.axes import Calibration
 from napari_segany.core.errors import ImageError, SegAnyError
-from napari_segany.core.masks import ArrayLabels, LabelPatch, LabelSink
+from napari_segany.core.masks import ArrayLabels, LabelSink
 from napari_segany.io.label_store import LabelStore
 
 from .grid import Grid
@@ -89,27 +88,6 @@ def target_of(layer: Labels, *, grid: Grid) -> Target:
             "convert it to uint32 by a right click in the layer list, or choose New labels"
         )
     return Target(ArrayLabels(layer.data), layer.data)
-
-
-def save_labels(path: Path, array: Any, *, calibration: Calibration, overwrite: bool = False) -> None:
-    """Write labels that are in any array to a new OME-Zarr label image, plane by plane.
-
-    Parameters
-    ----------
-    path
-        A folder that ends with ".ome.zarr".
-    array : (..., H, W)
-        Whole numbers from 0 to 2**32 - 1.
-    """
-    shape = tuple(int(side) for side in array.shape)
-    with LabelStore.create(path, shape=shape, calibration=calibration, overwrite=overwrite) as store:
-        for index in np.ndindex(shape[:-2]):
-            plane = np.asarray(array[index])
-            if plane.min() < 0 or plane.max() > np.iinfo(np.uint32).max:
-                raise ImageError(f"plane {index} holds values from {plane.min()} to {plane.max()}, no labels")
-            if plane.any():
-                after = plane.astype(np.uint32)
-                store.write(LabelPatch(index=index, row0=0, col0=0, before=np.zeros_like(after), after=after))
 
 
 def try_new_target(

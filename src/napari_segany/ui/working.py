@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]  # a name that qtpy makes
 from qtpy.QtWidgets import (
     QAbstractButton,
     QButtonGroup,
@@ -41,7 +41,7 @@ def button(text: str, tip: str, *, clicked: Callable[[], object] | None = None) 
     return made
 
 
-class BusyBar(QWidget):  # type: ignore[misc]  # qtpy has no types
+class BusyBar(QWidget):
     """A progress bar with Cancel, shown only when work takes longer than a moment."""
 
     cancelled = Signal()
@@ -75,7 +75,7 @@ class BusyBar(QWidget):  # type: ignore[misc]  # qtpy has no types
             self._timer.start(_PATIENCE_MS)
 
 
-class WorkPanel(QWidget):  # type: ignore[misc]  # qtpy has no types
+class WorkPanel(QWidget):
     """Sign of clicks, candidates, object id, commit and undo, for the running session."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class WorkPanel(QWidget):  # type: ignore[misc]  # qtpy has no types
         self._layout()
         self.object_id.valueChanged.connect(self._on_id_typed)
         self.protect.toggled.connect(self._on_protect)
-        self.busy.cancelled.connect(lambda: self._running and self._running.session.cancel())
+        self.busy.cancelled.connect(self._cancel)
 
     def follow(self, running: Annotation | None) -> None:
         """Show one running session, or none."""
@@ -136,8 +136,8 @@ class WorkPanel(QWidget):  # type: ignore[misc]  # qtpy has no types
         group = QButtonGroup(self)
         for one in (self._positive, self._negative):
             group.addButton(one)
-        self._positive.clicked.connect(lambda: self._running and self._running.set_positive(True))
-        self._negative.clicked.connect(lambda: self._running and self._running.set_positive(False))
+        self._positive.clicked.connect(lambda _=True: self._set_positive(True))
+        self._negative.clicked.connect(lambda _=True: self._set_positive(False))
         return _row(self._positive, self._negative)
 
     def _candidates(self) -> QWidget:
@@ -170,6 +170,14 @@ class WorkPanel(QWidget):  # type: ignore[misc]  # qtpy has no types
     def _do(self, action: str) -> None:
         if self._running is not None:
             getattr(self._running, action)()
+
+    def _cancel(self) -> None:
+        if self._running is not None:
+            self._running.session.cancel()
+
+    def _set_positive(self, positive: bool) -> None:
+        if self._running is not None:
+            self._running.set_positive(positive)
 
     def _step(self, step: int) -> None:
         self._do("show_larger" if step > 0 else "show_smaller")

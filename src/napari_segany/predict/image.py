@@ -1,0 +1,247 @@
+"""Images to features, features and prompts to masks: the predictor that sessions, notebooks and jobs share.
+
+Features are a value, not a state: several images can be open at once, and nothing can go stale. Coordinates come in as
+(row, col) pixel centres and are mapped exactly; only here do they become the models' (x, y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_segany.core.errors import OutOfMemoryError, PromptError
+from napari_segany.core.geometry import ResizeMap, fit_long_side, stretch
+from napari_segany.core.intensity import Window, sample_window
+from napari_segany.core.types import FeaturesLike, MaskPrediction, ModelCard, Prompt
+from napari_segany.models.mask_decoder import MaskOutput, resize_logits
+from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
+from napari_segany.models.sam2 import ImageFeatures
+
+from .loading import Model
+from .preprocess import check_image, to_frame, to_rgb
+
+LEVELS_OF_THREE = (2, 4, 6)
+LEVEL_OF_ONE = 4
+DRAWN_LOGIT = 10.0
+_FRAME_MULTIPLE = 32
+_LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What one image looks like to one model."""
+
+    tensors: ImageFeatures
+    resize: ResizeMap
+    window: Window
+    model: ModelCard
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W) of the embedded image."""
+        return self.resize.source
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the features hold, in bytes."""
+        return sum(t.nbytes for t in (self.tensors.embedding, *self.tensors.fine))
+
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """(h, w) of the mask logits that belong to these features."""
+        height, width = self.tensors.embedding.shape[2:]
+        return 4 * height, 4 * width
+
+
+class ImagePredictor:
+    """Predicts masks on single images with one loaded model; safe to share between threads that take turns."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @property
+    def card(self) -> ModelCard:
+        """Name and hash of the model that answers."""
+        return self.model.card
+
+    @torch.inference_mode()
+    def embed(self, image: NDArray[np.generic], *, window: Window | None = None) -> Features:
+        """Return the features of one image.
+
+        Parameters
+        ----------
+        image : (H, W) or (H, W, C)
+            Any real dtype; one to four channels (a fourth, alpha, is ignored).
+        window
+            Raw values that become black and white; sampled from this image where None. Pass the stack's own window
+            for every frame of a stack.
+
+        Raises
+        ------
+        ImageError
+            If shape or dtype do not fit.
+        OutOfMemoryError
+            If the encoder does not fit into memory.
+        """
+        image = check_image(image)
+        window = window or sample_window(image)
+        shape = (image.shape[0], image.shape[1])
+        resize = self._resize(shape)
+        pixels = to_frame(to_rgb(image, window), resize)
+        placement = self.model.placement
+        pixels = pixels.to(placement.device, placement.encoder_dtype, memory_format=torch.channels_last)
+        try:
+            tensors = self.model.network.encode(pixels)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"{self.card.name} needs more memory than {placement.device} has for an image of {shape}; "
+                "use device='cpu' or a smaller model"
+            ) from error
+        exact = ImageFeatures(tensors.embedding.float(), (tensors.fine[0].float(), tensors.fine[1].float()))
+        return Features(exact, resize, window, self.card)
+
+    def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
+        """Return the masks of one prompt, best first.
+
+        Parameters
+        ----------
+        features
+            Of `embed`, by this model.
+        prompt
+            Points, box, mask, or several of them, on one object.
+        multimask
+            Three answers of different size, or the one the model deems most likely. Ask for one when correcting.
+
+        Raises
+        ------
+        PromptError
+            If the prompt asks for text, lies outside of the image, or its logits belong to other features.
+        """
+        return self.predict_many(features, [prompt], multimask=multimask)[0]
+
+    @torch.inference_mode()
+    def predict_many(
+        self, features: FeaturesLike, prompts: Sequence[Prompt], *, multimask: bool = True
+    ) -> list[MaskPrediction]:
+        """Return the masks of many prompts on one image, in their order; equal to `predict` on each."""
+        own = self._own(features)
+        groups: dict[tuple[int, bool], list[int]] = {}
+        encoded = [self._encode_points(prompt, own) for prompt in prompts]
+        for index, (prompt, (xy, _)) in enumerate(zip(prompts, encoded, strict=True)):
+            groups.setdefault((len(xy), prompt.mask is not None), []).append(index)
+        answers: dict[int, MaskPrediction] = {}
+        for (_, has_mask), members in groups.items():
+            for part in _parts(members, _LARGEST_BATCH):
+                xy, labels = (torch.stack([encoded[i][k] for i in part]) for k in (0, 1))
+                masks = torch.stack([self._encode_mask(prompts[i], own) for i in part]) if has_mask else None
+                output = self._decode(own, xy, labels, masks=masks, multimask=multimask)
+                answers.update(zip(part, _predictions(output, own.resize.source), strict=True))
+        return [answers[index] for index in range(len(prompts))]
+
+    def _decode(
+        self, features: Features, xy: Tensor, labels: Tensor, *, masks: Tensor | None, multimask: bool
+    ) -> MaskOutput:
+        """Run the decoder on prompts of equal length."""
+        device = self.model.placement.device
+        return self.model.network.decode(
+            features.tensors,
+            xy.to(device),
+            labels.to(device),
+            masks=None if masks is None else masks.to(device),
+            multimask=multimask,
+        )
+
+    def _resize(self, shape: tuple[int, int]) -> ResizeMap:
+        """Return how an image fills this model's frame."""
+        config = self.model.config
+        if config.resizing == "fit":
+            return fit_long_side(shape, long_side=config.image_size, multiple=_FRAME_MULTIPLE)
+        return stretch(shape, side=config.image_size)
+
+    def _own(self, features: FeaturesLike) -> Features:
+        """Return features that this model made; anything else is refused."""
+        if not isinstance(features, Features):
+            raise PromptError(f"features must come from ImagePredictor.embed, got {type(features).__name__}")
+        if features.model != self.card:
+            raise PromptError(
+                f"these features were made by {features.model.name}, not by {self.card.name}; embed the image again"
+            )
+        return features
+
+    def _encode_points(self, prompt: Prompt, features: Features) -> tuple[Tensor, Tensor]:
+        """Return a prompt's box corners and points as (N, 2) (x, y) in frame pixels, with (N,) labels."""
+        if prompt.text is not None:
+            raise PromptError(f"{self.card.name} reads no text; prompt with points, a box or a mask")
+        coords: list[NDArray[np.float32]] = []
+        labels: list[int] = []
+        if prompt.box is not None:
+            box = prompt.box
+            corners = np.array([[box.row0, box.col0], [box.row1, box.col1]], dtype=np.float32) - 0.5
+            coords.append(corners)  # a half-open end is the edge between two pixels
+            labels += [BOX_START, BOX_END]
+        if prompt.points is not None:
+            coords.append(prompt.points.coords)
+            labels += [POSITIVE if sign else NEGATIVE for sign in prompt.points.positive]
+        where = np.concatenate(coords) if coords else np.zeros((0, 2), dtype=np.float32)
+        _check_inside(where, features.image_shape)
+        frame = features.resize.forward(where)[:, ::-1].copy()
+        return torch.from_numpy(frame), torch.tensor(labels, dtype=torch.long)
+
+    def _encode_mask(self, prompt: Prompt, features: Features) -> Tensor:
+        """Return a prompt's mask as (1, h, w) logits."""
+        mask = prompt.mask
+        assert mask is not None
+        if mask.dtype == np.bool_:
+            if mask.shape != features.image_shape:
+                raise PromptError(f"the mask prompt has shape {mask.shape}, the image {features.image_shape}")
+            drawn = torch.from_numpy(mask.astype(np.float32))[None, None]
+            area = F.interpolate(drawn, size=features.logits_shape, mode="bilinear", antialias=True)[0]
+            return (2 * area - 1) * DRAWN_LOGIT
+        if mask.shape != features.logits_shape:
+            raise PromptError(
+                f"logits of shape {mask.shape} do not belong to these features ({features.logits_shape}); "
+                "pass MaskPrediction.logits of the same image, or a bool mask of the image's size"
+            )
+        return torch.from_numpy(mask)[None]
+
+
+def _check_inside(coords: NDArray[np.float32], shape: tuple[int, int]) -> None:
+    """Refuse points more than half a pixel outside of the image."""
+    low, high = coords < -0.5 - 1e-3, coords > np.asarray(shape) - 0.5 + 1e-3
+    outside = (low | high).any(axis=1)
+    if outside.any():
+        row, col = coords[outside][0]
+        raise PromptError(
+            f"({row:g}, {col:g}) lies outside of the image of {shape[0]} x {shape[1]} pixels (row, col)"
+        )
+
+
+def _parts(members: list[int], size: int) -> Iterable[list[int]]:
+    """Cut a list into pieces of at most `size`."""
+    return (members[i : i + size] for i in range(0, len(members), size))
+
+
+def _predictions(output: MaskOutput, shape: tuple[int, int]) -> list[MaskPrediction]:
+    """Return one prediction per prompt, masks at the image's size, best first."""
+    masks = (resize_logits(output.logits, shape) > 0).cpu().numpy()  # (B, M, H, W)
+    scores, logits = output.ious.float().cpu().numpy(), output.logits.float().cpu().numpy()
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return [
+        MaskPrediction(masks[i][o], scores[i][o], logits[i][o], _levels(masks[i][o]))
+        for i, o in enumerate(order)
+    ]
+
+
+def _levels(masks: NDArray[np.bool_]) -> NDArray[np.int_]:
+    """Place masks on the six-level ladder by area: three at 2, 4 and 6, one in the middle."""
+    if len(masks) == 1:
+        return np.array([LEVEL_OF_ONE])
+    levels = np.empty(len(masks), dtype=int)
+    levels[np.argsort(masks.sum((1, 2)), kind="stable")] = LEVELS_OF_THREE
+    return levels

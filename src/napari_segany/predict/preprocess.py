@@ -1,0 +1,64 @@
+"""Images to what a model's encoder takes: windowed, resized, normalised; and the map back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_segany.core.errors import ImageError
+from napari_segany.core.geometry import ResizeMap
+from napari_segany.core.intensity import Window
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet statistics of RGB in 0..1, the input range of every SAM model."""
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Return (B, 3, H, W) pixels in 0..1 with the models' mean taken off and divided by their spread."""
+    mean = pixels.new_tensor(MEAN)[:, None, None]
+    std = pixels.new_tensor(STD)[:, None, None]
+    return (pixels - mean) / std
+
+
+def check_image(image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return an (H, W) or (H, W, C) image with C of 1 to 3 and at least one pixel; an alpha channel is dropped.
+
+    Raises
+    ------
+    ImageError
+        If shape or dtype do not fit.
+    """
+    image = np.asarray(image)
+    if not (np.issubdtype(image.dtype, np.number) or image.dtype == np.bool_) or np.iscomplexobj(image):
+        raise ImageError(f"image dtype {image.dtype} is not a real number; convert it first")
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        raise ImageError(
+            f"an image must be (H, W) or (H, W, C) with at least one pixel, got shape {image.shape}"
+        )
+    if image.ndim == 3 and image.shape[2] > 4:
+        raise ImageError(
+            f"image of shape {image.shape} has {image.shape[2]} channels last; pass 1 to 4 channels, "
+            "or one plane of a stack at a time"
+        )
+    return image[..., :3] if image.ndim == 3 and image.shape[2] == 4 else image
+
+
+def to_rgb(image: NDArray[np.generic], window: Window) -> Tensor:
+    """Return a checked image as (1, 3, H, W) float32 in 0..1: grey is repeated, two channels get an empty third."""
+    values = torch.from_numpy(window.apply(image))
+    if values.ndim == 2:
+        return values.expand(1, 3, *values.shape)
+    values = values.permute(2, 0, 1)[None]  # (1, C, H, W)
+    if values.shape[1] == 1:
+        return values.expand(1, 3, *values.shape[2:])
+    return F.pad(values, (0, 0, 0, 0, 0, 3 - values.shape[1]))
+
+
+def to_frame(rgb: Tensor, resize: ResizeMap) -> Tensor:
+    """Return normalised (1, 3, h, w) pixels, resized with antialiasing to the map's target."""
+    pixels = F.interpolate(rgb, size=resize.target, mode="bilinear", antialias=True, align_corners=False)
+    return normalise(pixels)

@@ -1,0 +1,74 @@
+"""One recipe per shipped model: everything that a run needs beside the data's path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from napari_segany.core.errors import UnknownModelError
+
+from .dataset import CropPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of training with one crop plan; the learning rate goes from `rate` to `last_rate` along a cosine.
+
+    `rounds` is the largest number of prompts on one object (the first, then corrective clicks), `late_share` the share
+    of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps.
+    """
+
+    steps: int
+    plan: CropPlan
+    batch: int
+    rate: float
+    last_rate: float
+    rounds: int = 4
+    late_share: float = 0.5
+    dense_weight: float = 1.0
+    scene_share: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one model is trained, from nothing to the file in the wheel."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    seed: int = 7
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    average: float = 0.998
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def shortened(self, steps: int) -> Recipe:
+        """Return the same recipe with about `steps` steps in all, shared as before."""
+        share = steps / self.steps
+        return replace(
+            self, stages=tuple(replace(s, steps=max(1, round(s.steps * share))) for s in self.stages)
+        )
+
+
+SAM2_NANO = Recipe(
+    "sam2-nano",
+    stages=(
+        Stage(3200, CropPlan(side=192, objects=4), batch=8, rate=6e-4, last_rate=4e-4, rounds=4),
+        Stage(
+            1200, CropPlan(side=256, objects=5), batch=5, rate=4e-4, last_rate=0.0, rounds=6, dense_weight=0.3
+        ),
+    ),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SAM2_NANO,)}
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return a recipe by its model's name."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise UnknownModelError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}") from None
