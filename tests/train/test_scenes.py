@@ -46,6 +46,13 @@ def disc(row: float, col: float, radius: float, size: tuple[int, int] = (64, 64)
     return patch
 
 
+def full_of(patch: Patch) -> np.ndarray:
+    """Return an outline's mask in an image of 64 x 64."""
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[patch.box] = patch.mask
+    return mask
+
+
 def test_every_kind_is_known_here() -> None:
     assert set(KINDS) == set(PRIMARY_KINDS)
 
@@ -170,9 +177,20 @@ class TestOverlap:
         canvas = Canvas((64, 64), np.random.default_rng(0), background=0.0)
         cell = canvas.add_object(disc(30, 30, 12), level=4, kind="cell")
         canvas.add_object(disc(30, 30, 5), level=3, kind="nucleus", parent=cell)
-        canvas.add_object(disc(30, 33, 14), level=4, kind="cell")
+        upper = disc(30, 36, 14)
+        canvas.add_object(upper, level=4, kind="cell")
+        left = full_of(disc(30, 30, 12)) & ~full_of(upper)
+        assert 12 < left.sum() < 0.4 * disc(30, 30, 12).mask.sum(), "a crescent is left, too little of it"
         (seen,) = canvas.objects(canvas.light)
-        assert seen.mask.sum() == disc(30, 33, 14).mask.sum()
+        assert seen.mask.sum() == upper.mask.sum()
+
+    def test_part_ends_where_its_parent_does(self) -> None:
+        canvas = Canvas((64, 64), np.random.default_rng(0), background=0.0)
+        cell = canvas.add_object(disc(30, 30, 10), level=4, kind="cell")
+        canvas.add_object(disc(30, 37, 6), level=3, kind="nucleus", parent=cell)
+        parent, part = (full_mask(thing, (64, 64)) for thing in canvas.objects(canvas.light))
+        np.testing.assert_array_equal(part, full_of(disc(30, 37, 6)) & parent)
+        assert part.sum() < disc(30, 37, 6).mask.sum()
 
     def test_coarse_object_hides_finer_ones_under_it(self) -> None:
         canvas = Canvas((64, 64), np.random.default_rng(0), background=0.0)
