@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,7 +121,10 @@ def _open_level(file: Path, level: int) -> Any:
             return tifffile.memmap(file, mode="r", series=0)
         except ValueError:
             pass  # compressed or tiled
-    return zarr.open_array(tifffile.imread(file, aszarr=True, series=0, level=level), mode="r")
+    store = tifffile.imread(file, aszarr=True, series=0, level=level)
+    array = zarr.open_array(store, mode="r")
+    weakref.finalize(array, store.close)
+    return array
 
 
 def _metadata(tif: tifffile.TiffFile) -> tuple[_Sizes, tuple[str, ...]]:
