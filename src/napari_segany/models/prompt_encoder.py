@@ -68,7 +68,8 @@ class PromptEncoder(nn.Module):
         self.pe_layer = FourierCode(width // 2)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, width)
-        self.no_mask_embed = nn.Embedding(1, width)
+        if click_sigma is None:
+            self.no_mask_embed = nn.Embedding(1, width)  # drawn prompts say by zeros that there is no mask
         first = mask_channels // 4
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1 if click_sigma is None else 1 + DRAWN_CHANNELS, first, kernel_size=2, stride=2),
@@ -83,7 +84,7 @@ class PromptEncoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the embeddings; coordinates are always worked out in float32 before."""
-        return self.no_mask_embed.weight.dtype
+        return self.not_a_point_embed.weight.dtype
 
     def dense_code(self, size: tuple[int, int]) -> Tensor:
         """Return the (1, C, h, w) Fourier code of the embedding's cell centres."""
@@ -138,15 +139,14 @@ class PromptEncoder(nn.Module):
             sigma=self.click_sigma or 1.0,
         )
         earlier = torch.zeros_like(canvas[:, :1]) if masks is None else masks.clamp(-10, 10) / 5
-        dense: Tensor = self.mask_downscaling(torch.cat((earlier, canvas), dim=1).to(self.dtype))
-        return dense + self.no_mask_embed.weight[..., None, None] if masks is None else dense
+        return self.mask_downscaling(torch.cat((earlier, canvas), dim=1).to(self.dtype))
 
 
 def draw_prompts(xy: Tensor, labels: Tensor, *, size: tuple[int, int], cell: float, sigma: float) -> Tensor:
     """Draw prompts on a (B, DRAWN_CHANNELS, H, W) canvas, values 0 to 1.
 
     Positive and negative clicks are Gaussians of several widths (`sigma` frame pixels times `CLICK_WIDTHS`), which
-    together tell each place how far the click is; a box is its inside. A pixel of the canvas covers `cell` frame pixels.
+    together tell each place how far the click is; a box is its inside. One pixel of the canvas is `cell` frame pixels.
     """
     y, x = ((torch.arange(count, device=xy.device) + 0.5) * cell - 0.5 for count in size)
     square_x, square_y = (x - xy[..., :1]) ** 2, (y - xy[..., 1:]) ** 2  # (B, N, W), (B, N, H)
