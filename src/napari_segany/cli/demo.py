@@ -78,7 +78,10 @@ def _open_napari(out: Path) -> None:
     if find_spec("napari") is None or not any(find_spec(name) for name in ("PySide6", "PyQt6")):
         typer.echo('to see this in napari: pip install "napari-segany[all]", and run it again')
         return
-    first = out / SAMPLES[0].name
-    files = [f"{first}.png", f"{first}.ome.zarr"]
+    stem = out.resolve() / SAMPLES[0].name
+    files = (f"{stem}.png", f"{stem}.ome.zarr")
     typer.echo(f"opening napari on {' and '.join(files)}")
-    subprocess.run([sys.executable, "-m", "napari", *files], check=False)
+    # Another process: the command line knows nothing of windows, and outlives one that fails to open.
+    done = subprocess.run([sys.executable, "-m", "napari_segany.ui.show", *files], check=False)
+    if done.returncode:
+        typer.echo("napari did not open; `segany doctor` says what is missing", err=True)
