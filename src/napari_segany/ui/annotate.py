@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QObject, Qt
-from qtpy.QtGui import QCloseEvent, QShowEvent
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
+class _LastWill:
+    """Ends the session of a widget that Qt destroys; holds the session, and not the widget."""
+
+    def __init__(self) -> None:
+        self.running: Annotation | None = None
+
+    def carry_out(self) -> None:
+        """Let the model and its thread go."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.stop(timeout=2.0)
+
+
 class AnnotateWidget(QWidget):
     """Choose an image and a model, press Start, click.
 
@@ -44,7 +57,8 @@ class AnnotateWidget(QWidget):
         self._viewer: ViewerModel | None = napari_viewer
         self._load = load
         self._post = MainThread()
-        self.running: Annotation | None = None
+        self._last = _LastWill()
+        self.destroyed.connect(self._last.carry_out)
         self.choices = ChoicePanel(napari_viewer, model=read_settings().model)
         self.work = WorkPanel()
         self.start_button = button("Start", "Look at the image and wait for clicks", clicked=self.toggle)
@@ -59,8 +73,12 @@ class AnnotateWidget(QWidget):
         self._layout()
         self.choices.changed.connect(self._on_choice)
         self.choices.labels.hide_where(self._is_preview)
-        self._watched: QObject | None = None
         self._show_running()
+
+    @property
+    def running(self) -> Annotation | None:
+        """The session that runs."""
+        return self._last.running
 
     # ------------------------------------------------------------------ start, stop
 
@@ -84,7 +102,7 @@ class AnnotateWidget(QWidget):
         except (SegAnyError, OSError) as error:
             show_error(str(error))
             return
-        self.running = running
+        self._last.running = running
         running.session.failed.connect(self._on_failure)
         running.stopped.connect(self._on_stopped)
         if problem is not None:
@@ -118,14 +136,6 @@ class AnnotateWidget(QWidget):
 
     # ------------------------------------------------------------------ the end of the window
 
-    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802  # Qt's name
-        """Watch the window, whose closing ends the session."""
-        super().showEvent(event)
-        window = self.window()
-        if window is not self._watched and window is not self:
-            self._watched = window
-            window.destroyed.connect(self._release)
-
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802  # Qt's name
         """End the session with the widget."""
         self.release()
@@ -137,9 +147,6 @@ class AnnotateWidget(QWidget):
         self._post.close()
         self.choices.close_boxes()
         self._viewer = None
-
-    def _release(self) -> None:
-        self.release()
 
     # ------------------------------------------------------------------ inside
 
@@ -184,7 +191,7 @@ class AnnotateWidget(QWidget):
         show_error(explain(error))
 
     def _on_stopped(self, reason: str) -> None:
-        self.running = None
+        self._last.running = None
         if reason:
             show_info(reason)
         self._show_running()

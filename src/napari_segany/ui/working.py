@@ -31,13 +31,15 @@ _PATIENCE_MS = 200  # work that takes longer than this gets a progress bar
 _LARGEST_ID = (1 << 31) - 1  # of a spin box
 
 
-def button(text: str, tip: str, *, clicked: Callable[[], object] | None = None) -> QPushButton:
-    """Return a push button that leaves the keyboard to the canvas."""
+def button(text: str, tip: str, *, clicked: Callable[[], object]) -> QPushButton:
+    """Return a push button that leaves the keyboard to the canvas.
+
+    `clicked` is connected as it is: a method then does not keep its widget alive, as a lambda would.
+    """
     made = QPushButton(text)
     made.setToolTip(tip)
     made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    if clicked is not None:
-        made.clicked.connect(lambda _=False: clicked())
+    made.clicked.connect(clicked)
     return made
 
 
@@ -53,7 +55,7 @@ class BusyBar(QWidget):
         self._bar.setTextVisible(False)
         self._bar.setMaximumHeight(12)
         self._title = QLabel("")
-        cancel = button("Cancel", "Drop what is running; your clicks stay", clicked=self.cancelled.emit)
+        cancel = button("Cancel", "Drop what is running; your clicks stay", clicked=self.cancelled)
         layout = QGridLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._title, 0, 0)
@@ -136,30 +138,25 @@ class WorkPanel(QWidget):
         group = QButtonGroup(self)
         for one in (self._positive, self._negative):
             group.addButton(one)
-        self._positive.clicked.connect(lambda _=True: self._set_positive(True))
-        self._negative.clicked.connect(lambda _=True: self._set_positive(False))
+        group.buttonClicked.connect(self._on_sign_chosen)
         return _row(self._positive, self._negative)
 
     def _candidates(self) -> QWidget:
-        self._smaller = button("◂  Smaller", "The next smaller mask (,)", clicked=lambda: self._step(-1))
-        self._larger = button("Larger  ▸", "The next larger mask (.)", clicked=lambda: self._step(1))
+        self._smaller = self._action_button("◂  Smaller", "The next smaller mask (,)", "show_smaller")
+        self._larger = self._action_button("Larger  ▸", "The next larger mask (.)", "show_larger")
         for one in (self._smaller, self._larger):
             one.setEnabled(False)
         return _row(self._smaller, self._larger)
 
     def _objects(self) -> QWidget:
-        next_one = button(
-            "Next", "Another object, without committing (N)", clicked=lambda: self._do("next_object")
-        )
+        next_one = self._action_button("Next", "Another object, without committing (N)", "next_object")
         return _row(self.object_id, next_one)
 
     def _actions(self) -> QGridLayout:
-        self._commit = button(
-            "Commit", "Write the object into the labels (Enter)", clicked=lambda: self._do("commit")
-        )
-        self._clear = button("Clear", "Forget the clicks (Esc)", clicked=lambda: self._do("clear"))
-        self._undo = button("Undo", "Ctrl+Z", clicked=lambda: self._do("undo"))
-        self._redo = button("Redo", "Ctrl+Shift+Z", clicked=lambda: self._do("redo"))
+        self._commit = self._action_button("Commit", "Write the object into the labels (Enter)", "commit")
+        self._clear = self._action_button("Clear", "Forget the clicks (Esc)", "clear")
+        self._undo = self._action_button("Undo", "Ctrl+Z", "undo")
+        self._redo = self._action_button("Redo", "Ctrl+Shift+Z", "redo")
         grid = QGridLayout()
         for place, one in enumerate((self._commit, self._clear, self._undo, self._redo)):
             grid.addWidget(one, place // 2, place % 2)
@@ -167,20 +164,23 @@ class WorkPanel(QWidget):
 
     # ------------------------------------------------------------------ actions
 
-    def _do(self, action: str) -> None:
+    def _action_button(self, text: str, tip: str, action: str) -> QPushButton:
+        """Return a button that calls one action of the key table."""
+        made = button(text, tip, clicked=self._on_action)
+        made.setProperty("action", action)
+        return made
+
+    def _on_action(self) -> None:
         if self._running is not None:
-            getattr(self._running, action)()
+            getattr(self._running, self.sender().property("action"))()
 
     def _cancel(self) -> None:
         if self._running is not None:
             self._running.session.cancel()
 
-    def _set_positive(self, positive: bool) -> None:
+    def _on_sign_chosen(self, chosen: QAbstractButton) -> None:
         if self._running is not None:
-            self._running.set_positive(positive)
-
-    def _step(self, step: int) -> None:
-        self._do("show_larger" if step > 0 else "show_smaller")
+            self._running.set_positive(chosen is self._positive)
 
     def _on_id_typed(self, value: int) -> None:
         if self._running is not None:
