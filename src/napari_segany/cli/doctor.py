@@ -33,12 +33,10 @@ _LIBRARIES = {
     "zarr": "zarr",
     "yaozarrs": "yaozarrs",
     "pydantic": "pydantic",
-    "dask": '"dask[array]"',
     "psygnal": "psygnal",
     "pooch": "pooch",
     "requests": "requests",
     "platformdirs": "platformdirs",
-    "tqdm": "tqdm",
 }
 
 
