@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -86,12 +87,12 @@ class PromptEncoder(nn.Module):
         """Type of the embeddings; coordinates are always worked out in float32 before."""
         return self.not_a_point_embed.weight.dtype
 
-    def dense_code(self, size: tuple[int, int]) -> Tensor:
-        """Return the (1, C, h, w) Fourier code of the embedding's cell centres."""
+    def dense_code(self, size: tuple[int, int], *, origin: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+        """Return the (1, C, h, w) Fourier code of the embedding's cell centres; `origin` as in `forward`."""
         device = self.pe_layer.positional_encoding_gaussian_matrix.device
-        y, x = (
-            (torch.arange(count, device=device) + 0.5) * (self.grid.stride / self.grid.image_size)
-            for count in size
+        x, y = (
+            (start + (torch.arange(count, device=device) + 0.5) * self.grid.stride) / self.grid.image_size
+            for start, count in zip(origin, reversed(size), strict=True)
         )
         xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h, w, 2)
         code: Tensor = self.pe_layer(xy)
@@ -102,11 +103,17 @@ class PromptEncoder(nn.Module):
         code = self.pe_layer((xy + 0.5) / self.grid.image_size).to(self.dtype)
         code = torch.where((labels == PADDING)[..., None], self.not_a_point_embed.weight, code)
         for label, table in enumerate(self.point_embeddings):
-            code = code + (labels == label)[..., None] * table.get_parameter("weight")
+            code = code + (labels == label)[..., None] * cast(Tensor, table.weight)
         return code
 
     def forward(
-        self, xy: Tensor, labels: Tensor, *, masks: Tensor | None, size: tuple[int, int]
+        self,
+        xy: Tensor,
+        labels: Tensor,
+        *,
+        masks: Tensor | None,
+        size: tuple[int, int],
+        origin: tuple[float, float] = (0.0, 0.0),
     ) -> tuple[Tensor, Tensor]:
         """Encode the prompts of B objects.
 
@@ -120,8 +127,10 @@ class PromptEncoder(nn.Module):
             Logits of an earlier answer.
         size
             (h, w) of the image embedding.
+        origin
+            Where the embedding's first pixel lies in the frame, (x, y), if it is a part of one.
         """
-        sparse = self.points(xy, labels)  # (B, N, C)
+        sparse = self.points(xy + xy.new_tensor(origin), labels)  # (B, N, C)
         if self.click_sigma is not None:
             return sparse, self._drawn(xy, labels, masks=masks, size=size)
         if masks is not None:

@@ -156,7 +156,13 @@ class Sam2(nn.Module):
         return ImageFeatures(stride16, fine)
 
     def decode_all(
-        self, features: ImageFeatures, xy: Tensor, labels: Tensor, *, masks: Tensor | None = None
+        self,
+        features: ImageFeatures,
+        xy: Tensor,
+        labels: Tensor,
+        *,
+        masks: Tensor | None = None,
+        origin: tuple[float, float] = (0.0, 0.0),
     ) -> MaskOutput:
         """Return all four masks of B prompts, before any choice among them.
 
@@ -169,18 +175,20 @@ class Sam2(nn.Module):
         labels : (B, N)
         masks : (B, 1, 4h, 4w)
             Earlier logits.
+        origin
+            Where the features' first pixel lies in the frame, (x, y), if they are a part of one.
         """
         size = (features.embedding.shape[2], features.embedding.shape[3])
         if xy.shape[1] > 0:  # a mask alone has no sparse part at all
             xy = torch.cat((xy, xy.new_zeros(len(xy), 1, 2)), dim=1)
             labels = torch.cat((labels, labels.new_full((len(labels), 1), PADDING)), dim=1)
-        sparse, dense = self.sam_prompt_encoder(xy, labels, masks=masks, size=size)
+        sparse, dense = self.sam_prompt_encoder(xy, labels, masks=masks, size=size, origin=origin)
         output: MaskOutput = self.sam_mask_decoder(
             features.embedding,
             features.fine,
             sparse=sparse,
             dense=dense,
-            image_code=self.sam_prompt_encoder.dense_code(size),
+            image_code=self.sam_prompt_encoder.dense_code(size, origin=origin),
         )
         return output
 

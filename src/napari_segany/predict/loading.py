@@ -70,10 +70,15 @@ def load_model(
     if name is None or name not in SAM2:
         names = ", ".join(spec.name for spec in list_models())
         raise WeightsError(f"{path} holds {len(weights)} tensors that fit no known model; known are {names}")
-    with torch.device("meta"):
-        network = build_sam2(name)
-    load_strictly(network, weights, where=str(path))
     card = ModelCard(name, sha256_of(path), licence=spec_of(name).licence)
+    return assemble(card, weights, placement=placement, where=str(path))
+
+
+def assemble(card: ModelCard, weights: dict[str, torch.Tensor], *, placement: Placement, where: str) -> Model:
+    """Return a ready model of a row's name (`card.name`) from its weights; `where` names their origin in errors."""
+    with torch.device("meta"):
+        network = build_sam2(card.name)
+    load_strictly(network, weights, where=where)
     return Model(card, _prepare(network, placement), placement)
 
 

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from napari_segany.core.errors import DataError
+from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.sam2 import ImageFeatures, Sam2, build_sam2
 from napari_segany.predict.preprocess import normalise
 
@@ -27,7 +28,7 @@ from .simulate import CELL, PromptMix, corrected, first_prompts
 
 _logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 FEWEST_SAVED_SECONDS = 120
 
 
@@ -57,8 +58,8 @@ class Trainable(nn.Module):
             return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
         if task == "dense":
             return self.dense_head(*inputs)
-        features, xy, labels, masks = inputs
-        return self.model.decode_all(features, xy, labels, masks=masks)  # type: ignore[arg-type]  # as above
+        features, xy, labels, masks, origin = inputs
+        return self.model.decode_all(features, xy, labels, masks=masks, origin=origin)  # type: ignore[arg-type]  # as above
 
 
 class LowPrecision:
@@ -228,7 +229,7 @@ class Trainer:
         metrics = validate(self.averaged_weights())
         if metrics.get("score", -math.inf) > self.best:
             self.best = metrics["score"]
-            torch.save(self.averaged_weights(), self.folder / "best.pt")
+            torch.save(self.averaged_weights(), self.folder / BEST)
         return metrics
 
     def _log(self, report: StepReport) -> None:
@@ -298,41 +299,37 @@ def _rounds(
     """Return the loss of the first prompt on all objects and of the corrective clicks on some of them."""
     binary = (truth[:, 0] > 0.5).cpu().numpy()
     binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
-    prompts = first_prompts(binary, rng, mix=PromptMix())
-    rounds = int(rng.integers(2, stage.rounds + 1))
-    total = truth.new_zeros(())
-    weight = 0.0
+    prompts = first_prompts(binary, rng, mix=PromptMix()).to(truth.device)
+    rounds, origin = int(rng.integers(2, stage.rounds + 1)), _origin(stage, rng)
+    total, weight, whole = truth.new_zeros(()), 0.0, len(truth)
     for index in range(rounds):
-        output = low(
-            "decode",
-            features,
-            prompts.xy.to(truth.device),
-            prompts.labels.to(truth.device),
-            prompts.masks.to(truth.device),
-        )
-        logits, ious = output.logits.float(), output.ious.float()  # type: ignore[attr-defined]  # MaskOutput
-        share = len(logits) / len(binary) if index else 1.0
-        total = total + share * prompt_loss(
-            logits, ious, truth, is_ambiguous=prompts.is_ambiguous.to(truth.device)
-        )
+        output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # tasks share one signature
+        logits, ious = output.logits.float(), output.ious.float()
+        share = len(truth) / whole
+        total = total + share * prompt_loss(logits, ious, truth, is_ambiguous=prompts.is_ambiguous)
         weight += share
         if index + 1 == rounds:
             break
         if index == 0:
-            kept = torch.from_numpy(
-                np.sort(rng.permutation(len(truth))[: round(stage.late_share * len(truth))])
-            )
-            prompts, binary = prompts.rows(kept), binary[kept.numpy()]
-            on = kept.to(truth.device)
-            features, truth, logits, ious = features.of(on), truth[on], logits[on], ious[on]
+            kept = np.sort(rng.permutation(whole)[: max(1, round(stage.late_share * whole))])
+            binary, on = binary[kept], torch.from_numpy(kept).to(truth.device)
+            prompts, features, truth = prompts.rows(on), features.of(on), truth[on]
+            logits, ious = logits[on], ious[on]
         prompts = corrected(prompts, binary, logits=_shown(logits, ious, prompts.is_ambiguous), rng=rng)
     return total / weight
+
+
+def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
+    """Return where a crop lies in a whole frame, (x, y): position codes must be known everywhere in it."""
+    room = max(stage.plan.frame - stage.plan.side, 0)
+    x, y = rng.uniform(0, room, size=2)
+    return float(x), float(y)
 
 
 def _shown(logits: Tensor, ious: Tensor, is_ambiguous: Tensor) -> Tensor:
     """Return the (N, 1, h, w) logits that a person would be shown: the best by score, or the single mask."""
     best = ious[:, 1:].argmax(dim=1) + 1
-    chosen = torch.where(is_ambiguous.to(best.device), best, torch.zeros_like(best))
+    chosen = torch.where(is_ambiguous, best, torch.zeros_like(best))
     return logits[torch.arange(len(logits), device=logits.device), chosen][:, None].detach()
 
 

@@ -37,6 +37,10 @@ class PromptBatch:
     masks: Tensor
     is_ambiguous: Tensor
 
+    def to(self, device: torch.device) -> PromptBatch:
+        """Return the prompts on a device."""
+        return PromptBatch(*(t.to(device) for t in (self.xy, self.labels, self.masks, self.is_ambiguous)))
+
     def rows(self, index: Tensor) -> PromptBatch:
         """Return the prompts of some objects."""
         return PromptBatch(self.xy[index], self.labels[index], self.masks[index], self.is_ambiguous[index])

@@ -1,0 +1,123 @@
+"""A whole training run in a folder: data in, checkpoints, validation and the best weights out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from napari_segany.core.errors import DataError
+from napari_segany.core.types import ModelCard
+from napari_segany.models.weights import write_packed
+from napari_segany.predict.image import ImagePredictor
+from napari_segany.predict.loading import assemble
+from napari_segany.predict.precision import place
+
+from .dataset import Annotated, is_validation, read_folder
+from .loop import BEST, CHECKPOINT, StepReport, Trainer
+from .metrics import evaluate, validation_scenes
+from .recipes import Recipe, recipe_of
+
+_IMAGES, _SCENES, _OBJECTS = 24, 18, 8
+
+
+def run_training(
+    recipe: str | Recipe,
+    *,
+    data: Path | None,
+    folder: Path,
+    device: str = "auto",
+    is_resumed: bool = False,
+    every: int = 500,
+) -> Iterator[StepReport]:
+    """Train by a recipe, yielding a report every 20 steps; metrics come with every `every`-th step.
+
+    Parameters
+    ----------
+    recipe
+        A recipe, or the name of a shipped model's.
+    data
+        Folder with `images/` and `labels/`; a fifth is held back for validation. None trains on scenes alone.
+    folder
+        Where checkpoint, best weights, `history.jsonl` and `curve.svg` go.
+    is_resumed
+        Go on with the folder's checkpoint. Without it, a folder that has one is refused.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be read, or the folder holds another run.
+    """
+    recipe = recipe_of(recipe) if isinstance(recipe, str) else recipe
+    if (folder / CHECKPOINT).exists() and not is_resumed:
+        raise DataError(f"{folder} holds a run already; pass --resume to go on with it, or another folder")
+    images = list(read_folder(data)) if data is not None else []
+    kept = [item for item in images if is_validation(item.name)]
+    trainer = Trainer(
+        recipe,
+        images=[item for item in images if not is_validation(item.name)],
+        folder=folder,
+        device=place(device).device.type,
+    )
+    yield from trainer.run(validate=_validator(recipe.name, kept, device=device), every=every)
+
+
+def _validator(
+    name: str, kept: list[Annotated], *, device: str
+) -> Callable[[dict[str, Tensor]], dict[str, float]]:
+    """Return a function that measures weights on a few held-back images and on scenes that training never renders."""
+    step = max(1, len(kept) // _IMAGES)
+    sets = {"scenes": list(validation_scenes(_SCENES))}
+    if kept:
+        sets["images"] = kept[::step][:_IMAGES]
+
+    def validate(weights: dict[str, Tensor]) -> dict[str, float]:
+        card = ModelCard(name, "in training")
+        predictor = ImagePredictor(
+            assemble(card, weights, placement=place(device), where="the running training")
+        )
+        results = {
+            key: evaluate(predictor, items, most_objects=_OBJECTS).as_dict() for key, items in sets.items()
+        }
+        return _flat(results)
+
+    return validate
+
+
+def _flat(results: dict[str, dict[str, object]]) -> dict[str, float]:
+    """Return the headline numbers of each set, those of images unprefixed where there are any, and one score."""
+    measures = ("click1", "click3", "click5", "box", "best_of_3")
+    flat: dict[str, float] = {}
+    for key, result in results.items():
+        prefix = "" if key == "images" or len(results) == 1 else f"{key}_"
+        flat |= {prefix + m: float(str(result[m])) for m in measures}
+    counted = [value for name, value in flat.items() if not name.endswith(("click5", "best_of_3"))]
+    flat["score"] = round(sum(counted) / len(counted), 4)
+    return flat
+
+
+def export_weights(folder: Path, path: Path, *, recipe: Recipe) -> None:
+    """Write the best weights of a run as a packed file, with what a reader needs to know in its header."""
+    source = folder / BEST
+    if not source.exists():
+        raise DataError(f"{folder} holds no {BEST}; train until its first validation")
+    weights = torch.load(source, map_location="cpu", weights_only=True)
+    last = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    metrics = [row for row in last if row["metrics"]]
+    chosen = max(metrics, key=lambda row: row["metrics"]["score"])
+    write_packed(
+        path,
+        weights,
+        metadata={
+            "model": recipe.name,
+            "licence": "BSD-3-Clause",
+            "recipe": json.dumps(asdict(recipe)),
+            "step": str(chosen["step"]),
+            "seconds": str(round(chosen["seconds"])),
+            "validation": json.dumps(chosen["metrics"]),
+        },
+    )
