@@ -1,0 +1,110 @@
+"""Model cards: what a bundled model is, how it was made, how well it does and where it fails, as measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_segany.models.weights import read_metadata, read_weights, sha256_of
+
+_MEASURES = ("click1", "click3", "click5", "box", "best_of_3", "boundary_iou")
+
+
+@dataclass(frozen=True, slots=True)
+class CardText:
+    """The parts of a card that no evaluation can write."""
+
+    title: str
+    summary: str
+    data: str
+    hardware: str
+    limits: tuple[str, ...]
+
+
+SAM2_NANO = CardText(
+    title="sam2-nano",
+    summary=(
+        "The bundled default of napari-segany: SAM 2's prompt encoder and mask decoder (width 128, embedding at stride "
+        "8, masks at stride 2) over a convolution and transformer trunk for laptop CPUs; clicks and boxes are also "
+        "drawn into the dense prompt. It segments single images; it has no video memory yet."
+    ),
+    data=(
+        "Procedural scenes of nine kinds (`segany scenes`), rendered while training, and the training part (four "
+        "fifths) of 549 images of the 2018 Data Science Bowl, stage 1 (Broad Institute, BBBC038; public domain, CC0)."
+    ),
+    hardware="two CPU cores with bfloat16 matrix instructions, shared with other work",
+    limits=(
+        "Trained on nuclei and on synthetic scenes: other real microscopy is outside of what was measured.",
+        "Images are seen at 512 pixels on the longer side: objects under about 8 of those pixels are often missed or "
+        "merged with their neighbours; crop large images around what matters.",
+        "A click on nested structures (nucleus in cell in colony) is ambiguous: look at all three masks.",
+        "The predicted IoU ranks masks; it is not a calibrated probability.",
+    ),
+)
+
+
+def write_card(
+    path: Path, *, weights: Path, text: CardText, evaluations: dict[str, dict[str, object]]
+) -> None:
+    """Write a card in Markdown.
+
+    Parameters
+    ----------
+    weights
+        The packed file; its header says how it was trained.
+    text
+        Title, data, limits.
+    evaluations
+        Heading to the result of `Evaluation.as_dict`.
+    """
+    lines = [f"# {text.title}", "", text.summary, "", *_facts(weights, text), "", *_PROTOCOL, ""]
+    for heading, result in evaluations.items():
+        lines += [f"## {heading}", "", *_table(result), ""]
+    lines += ["## Limits", "", *(f"- {limit}" for limit in text.limits), ""]
+    path.write_text("\n".join(lines))
+
+
+_PROTOCOL = (
+    "Mean IoU over objects. `clickN`: after N clicks, the first on the object's deepest point, each further one on the",
+    "deepest point of the larger error; `box`: its exact box; `best_of_3`: the best of the first click's three masks;",
+    "`boundary_iou`: rims two pixels wide after one click.",
+)
+
+
+def _facts(weights: Path, text: CardText) -> list[str]:
+    """Return licence, size, hash, data and recipe as list items."""
+    header = read_metadata(weights)
+    values = sum(tensor.numel() for tensor in read_weights(weights).values())
+    recipe = json.loads(header["recipe"])
+    stages = "; ".join(
+        f"{s['steps']} steps on crops of {s['plan']['side']} pixels, "
+        f"batch {s['batch']} x {s['plan']['objects']} objects, learning rate {s['rate']:g} to {s['last_rate']:g}"
+        for s in recipe["stages"]
+    )
+    hours = int(header["seconds"]) / 3600
+    return [
+        f"- **Licence**: {header['licence']}",
+        f"- **Size**: {values / 1e6:.2f} M values in {weights.stat().st_size / 1e6:.1f} MB (int8 rows, float16 scales)",
+        f"- **SHA-256**: `{sha256_of(weights)}`",
+        f"- **Data**: {text.data}",
+        f"- **Recipe**: `segany train --recipe {recipe['name']}`: {stages}; seed {recipe['seed']}; AdamW",
+        f"- **Chosen**: averaged weights of step {header['step']}, the best by validation, after {hours:.1f} hours on "
+        f"{text.hardware}",
+    ]
+
+
+def _table(result: dict[str, object]) -> list[str]:
+    """Return a Markdown table: all objects, then by modality, then by size in pixels."""
+    rows: dict[str, dict[str, object]] = {f"all ({result['images']} images)": result}
+    for group in ("by_modality", "by_size"):
+        part = result[group]
+        assert isinstance(part, dict)
+        suffix = " pixels" if group == "by_size" else ""
+        rows |= {f"{name}{suffix}": values for name, values in part.items()}
+    head = "| | objects | " + " | ".join(_MEASURES) + " |"
+    lines = [head, "|---|" + "---|" * (len(_MEASURES) + 1)]
+    for name, values in rows.items():
+        cells = " | ".join(f"{float(str(values[m])):.3f}" for m in _MEASURES)
+        lines.append(f"| {name} | {values['objects']} | {cells} |")
+    return lines
