@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import threading
 from pathlib import Path
 
@@ -310,6 +309,7 @@ class TestTrouble:
         assert not leftover.exists()
 
     def test_a_disk_that_fills_up(self, store: LabelStore) -> None:
+        resource = pytest.importorskip("resource", reason="limits on file sizes are POSIX")
         store.write(patch_of(1))
         noise = np.random.default_rng(0).integers(1, 2**32, SHAPE[1:], dtype=np.uint32)
         big = LabelPatch(index=(0,), row0=0, col0=0, before=np.zeros_like(noise), after=noise)

@@ -31,6 +31,7 @@ from .label_layout import (
     list_label,
     make_store,
     open_level0,
+    signatures_of,
     sync,
 )
 from .ledger import Commit, Ledger, WriterLock, now
@@ -205,9 +206,8 @@ class LabelStore:
         Only shards that were changed past `write` (painted by hand) are read.
         """
         with self._mutex:
-            for file in (self._array_dir / "c").rglob("*"):
-                if file.is_file() and file.suffix != ".partial":
-                    self._look(file.relative_to(self._array_dir).as_posix())
+            for key, signature in signatures_of(self._array_dir):
+                self._look(key, signature)
             return self._highest
 
     def next_label(self) -> int:
@@ -239,7 +239,7 @@ class LabelStore:
             try:
                 self._drop_pyramid()
                 for key in keys:
-                    self._look(key)
+                    self._look(key, self._signature(key))
                 self._put(patch, after)
                 self._highest = max(self._highest, int(after.max()))
                 commit = self._describe(patch, np.unique(after[after != before]), keys=keys, note=note)
@@ -334,9 +334,8 @@ class LabelStore:
             return None
         return stat.st_mtime_ns, stat.st_size
 
-    def _look(self, key: str) -> None:
+    def _look(self, key: str, signature: tuple[int, int] | None) -> None:
         """Take the ids of a shard into account if somebody else wrote it."""
-        signature = self._signature(key)
         if signature is None or self._seen.get(key) == signature:
             return
         place = [int(part) for part in key.split("/")[1:]]
