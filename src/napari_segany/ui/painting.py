@@ -22,15 +22,17 @@ def patches_from_paint(atoms: Sequence[Atom], *, array: Any) -> list[LabelPatch]
     Parameters
     ----------
     atoms
-        The value of a Labels layer's `paint` event: edits, oldest first, that are already in the array.
+        The value of a Labels layer's `paint` event: edits, oldest first.
     array : (..., H, W)
-        The labels after the stroke.
+        The labels; napari tells of some edits just before and of others just after it makes them.
     """
     region = _joint([_region_of(atom, array.shape) for atom in atoms])
-    after = np.asarray(array[region])
-    before = after.copy()
+    before = np.array(array[region])
     for atom in reversed(atoms):
-        _take_back(atom, before, region)
+        _put(atom, before, region, is_new=False)
+    after = before.copy()
+    for atom in atoms:
+        _put(atom, after, region, is_new=True)
     leads = product(*(range(part.start, part.stop) for part in region[:-2]))
     found = (_plane_patch(lead, before, after, region) for lead in leads)
     return [patch for patch in found if patch is not None]
@@ -66,18 +68,15 @@ def _joint(regions: Sequence[Region]) -> Region:
     return tuple(slice(min(p.start for p in axis), max(p.stop for p in axis)) for axis in axes)
 
 
-def _take_back(atom: Atom, labels: NDArray[Any], region: Region) -> None:
-    """Write the values from before an edit into labels that were cut out at `region`."""
+def _put(atom: Atom, labels: NDArray[Any], region: Region, *, is_new: bool) -> None:
+    """Write the new or the old values of an edit into labels that were cut out at `region`."""
     if not hasattr(atom, "slice_key"):
         local = tuple(np.asarray(axis) - part.start for axis, part in zip(atom[0], region, strict=True))
-        labels[local] = atom[1]
+        labels[local] = atom[2] if is_new else atom[1]
         return
     box = _region_of(atom, [part.stop for part in region])
     view = labels[tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, region, strict=True))]
-    if atom.mask is None:
-        view[...] = atom.old_values
-    else:
-        view[atom.mask] = atom.old_values
+    view[... if atom.mask is None else atom.mask] = atom.new_value if is_new else atom.old_values
 
 
 def watch_paint(labels_layer: Any, told: Callable[[tuple[LabelPatch, ...]], None]) -> Callable[[], None]:
