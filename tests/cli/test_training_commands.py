@@ -1,8 +1,10 @@
-"""`segany evaluate` on exported scenes, with a network that has learnt nothing."""
+"""`segany train` and `segany evaluate`, on exported scenes, with a network that has learnt nothing."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from safetensors.torch import save_file
 
 from napari_segany.cli import main
 from napari_segany.models.sam2 import build_sam2
+from napari_segany.predict.loading import load_model
+from napari_segany.train.loop import BEST, CHECKPOINT, StepReport
+from napari_segany.train.recipes import Recipe, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +71,69 @@ def test_evaluate_on_a_folder_of_another_form(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "images/" in captured.err
+
+
+def test_train_prints_a_table_and_makes_weights_that_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training itself is replaced (tests/train has it); what is done with its reports and its folder is real."""
+    asked: dict[str, object] = {}
+
+    def trained(recipe: Recipe, *, folder: Path, **options: object) -> Iterator[StepReport]:
+        asked.update(options, steps=recipe.steps)
+        torch.save(build_sam2(recipe.name).state_dict(), folder / BEST)
+        reports = [
+            StepReport(1, recipe.steps, 2.5, 1e-4, 30.0),
+            StepReport(2, recipe.steps, 2.25, 5e-5, 90.0, {"click1": 0.5, "score": 0.4}),
+        ]
+        lines = [json.dumps(asdict(report)) for report in reports]
+        (folder / "history.jsonl").write_text("\n".join(lines) + "\n")
+        yield from reports
+
+    monkeypatch.setattr("napari_segany.train.run.run_training", trained)
+    assert main(["train", "--out", str(tmp_path), "--steps", "30", "--every", "7", "--device", "cpu"]) == 0
+    steps = recipe_of("sam2-nano").shortened(30).steps
+    assert asked == {"data": None, "device": "cpu", "is_resumed": False, "every": 7, "steps": steps}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["step", "loss", "rate", "minutes", "validation"]
+    assert lines[1].split() == [f"1/{steps}", "2.5000", "1.00e-04", "0.5"]
+    assert lines[2].split() == [
+        f"2/{steps}",
+        "2.2500",
+        "5.00e-05",
+        "1.5",
+        "click1",
+        "0.500",
+        "score",
+        "0.400",
+    ]
+    best = tmp_path / "sam2-nano.safetensors"
+    assert str(best) in lines[3]
+    assert load_model(best, device="cpu").card.name == "sam2-nano"
+
+
+def test_train_does_not_overwrite_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"an earlier run")
+    assert main(["train", "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / CHECKPOINT).read_bytes() == b"an earlier run"
+
+
+def test_train_by_a_recipe_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--recipe", "sam9", "--out", str(tmp_path / "run")]) == 2
+    assert "sam2-nano" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_that_is_interrupted_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> Iterator[StepReport]:
+        yield StepReport(20, 100, 1.0, 1e-4, 60.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("napari_segany.train.run.run_training", interrupted)
+    assert main(["train", "--out", str(tmp_path)]) == 130
+    captured = capsys.readouterr()
+    assert "20/100" in captured.out
+    assert "--resume" in captured.err

@@ -16,7 +16,7 @@ from .demo import demo
 from .doctor import doctor
 from .listing import models
 from .segment import segment
-from .training import evaluate, scenes
+from .training import evaluate, scenes, train
 
 FAILED = 2
 """Exit code of a command that could not do what was asked."""
@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (segment, models, doctor, demo, scenes, evaluate):
+for _command in (segment, models, doctor, demo, scenes, train, evaluate):
     app.command()(_command)
 
 

@@ -1,4 +1,4 @@
-"""`segany scenes`, `segany evaluate`: thin; the work is in `napari_segany.train`."""
+"""`segany scenes`, `segany train`, `segany evaluate`: thin; the work is in `napari_segany.train`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from napari_segany.train.loop import StepReport
     from napari_segany.train.metrics import Evaluation
 
+_INTERRUPTED = 130  # what shells call a process that Ctrl+C ended
 _MEASURES = ("objects", "click1", "click3", "click5", "box", "best_of_3", "boundary_iou")
 
 
@@ -26,6 +28,45 @@ def scenes(
 
     export_scenes(out, count=count, seed=seed, size=(size, size))
     typer.echo(f"{count} scenes: {out.resolve()}")
+
+
+def train(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, curve and the best weights.")],
+    recipe: Annotated[str, typer.Option(help="Name of the model that the recipe makes.")] = "sam2-nano",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with images/ and labels/; scenes alone if left out.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Shorten the recipe to about this many steps.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Train a model by a recipe, from scenes and, where given, a folder of images and labels."""
+    from napari_segany.train.recipes import recipe_of
+    from napari_segany.train.run import export_weights, run_training
+
+    chosen = recipe_of(recipe) if steps is None else recipe_of(recipe).shortened(steps)
+    typer.echo(f"{'step':>12} {'loss':>8} {'rate':>9} {'minutes':>8}  validation")
+    reports = run_training(chosen, data=data, folder=out, device=device, is_resumed=resume, every=every)
+    try:
+        for report in reports:
+            typer.echo(_line(report))
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command with --resume goes on from the last checkpoint", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    best = out / f"{chosen.name}.safetensors"
+    export_weights(out, best, recipe=chosen)
+    typer.echo(f"best weights: {best.resolve()}\ncurve:        {(out / 'curve.svg').resolve()}")
+
+
+def _line(report: StepReport) -> str:
+    """Return one row of the live table."""
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
+    done = f"{report.step}/{report.of_steps}"
+    return f"{done:>12} {report.loss:8.4f} {report.rate:9.2e} {report.seconds / 60:8.1f}  {metrics}".rstrip()
 
 
 def evaluate(
