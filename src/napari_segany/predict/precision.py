@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -52,13 +53,18 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
     kind = name.split(":", maxsplit=1)[0]
-    if kind not in DEVICES:
-        raise DeviceError(f"device {name!r} is unknown; choose one of {', '.join(DEVICES)}")
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
+        raise DeviceError(f"device {name!r} is unknown; choose one of {', '.join(DEVICES)}, or as in cuda:1")
     if (kind == "cuda" and not has_cuda) or (kind == "mps" and not has_mps):
         raise DeviceError(
             f"device {name!r} was asked for but PyTorch {torch.__version__} sees none; try device='auto'"
         )
-    return torch.device(name)
+    device = torch.device(name)
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name!r} was asked for but PyTorch sees {torch.cuda.device_count()} of them, from cuda:0"
+        )
+    return device
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:

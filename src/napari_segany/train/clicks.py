@@ -100,7 +100,8 @@ def noisy_box(
 
 def coarse_mask(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
     """Return a mask as a hurried hand would draw it: grown or shrunk, with a wobbly outline, never empty."""
-    distance = depth(mask) - depth(~mask)
+    outside = ndimage.distance_transform_edt(~mask).astype(np.float32)  # no object beyond the image's edge
+    distance = depth(mask) - outside
     wobble = ndimage.gaussian_filter(rng.normal(size=mask.shape), 4)
     wobble *= 0.25 * float(distance.max()) / max(float(wobble.std()), 1e-6)
     shift = rng.uniform(-0.35, 0.35) * float(distance.max())

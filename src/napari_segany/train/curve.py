@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 WIDTH, HEIGHT, MARGIN = 720, 300, 44
@@ -12,10 +13,11 @@ COLOURS = {"loss": "#888888", "click1": "#0072b2", "click3": "#009e73", "click5"
 def draw_curve(history: Path, picture: Path) -> None:
     """Draw the loss (scaled to its maximum) and every "click…" and "box" metric of a `history.jsonl`."""
     rows = [json.loads(line) for line in history.read_text().splitlines() if line.strip()]
+    rows = [row for row in rows if math.isfinite(row["loss"])]
     if not rows:
         return
     steps = max(row["of_steps"] for row in rows)
-    top = max(row["loss"] for row in rows)
+    top = max(row["loss"] for row in rows) or 1.0
     series: dict[str, list[tuple[float, float]]] = {
         "loss": [(r["step"] / steps, r["loss"] / top) for r in rows]
     }

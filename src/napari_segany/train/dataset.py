@@ -17,6 +17,7 @@ from torch import Tensor
 from napari_segany.core.errors import DataError
 from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.types import BoolMask, Labels
+from napari_segany.predict.preprocess import to_rgb
 
 from .scenes import KINDS, render_scene
 
@@ -48,12 +49,13 @@ def annotate(name: str, image: NDArray[np.generic], labels: Labels, *, modality:
     """Return an image whose objects are the ids of a flat label map; fragments under 12 pixels are left out."""
     if labels.shape != image.shape[:2]:
         raise DataError(f"{name}: image {image.shape} and labels {labels.shape} differ in size")
+    ids, inverse = np.unique(labels, return_inverse=True)
+    places = inverse.reshape(labels.shape).astype(np.int32) + 1  # ids may be sparse and as large as 2**32 - 1
     objects = []
-    for index, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
-        if box is not None:
-            mask = labels[box] == index
-            if mask.sum() >= MIN_PIXELS:
-                objects.append(Annotation(box, mask))
+    for index, box in enumerate(ndimage.find_objects(places), start=1):
+        mask = places[box] == index
+        if ids[index - 1] != 0 and mask.sum() >= MIN_PIXELS:
+            objects.append(Annotation(box, mask))
     return Annotated(name, modality, image, labels, tuple(objects))
 
 
@@ -84,6 +86,10 @@ def read_folder(folder: Path) -> Iterator[Annotated]:
         if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
                 f"{labels_path}: labels must be a 2D integer image, got {labels.shape} {labels.dtype}"
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < 1 << 32:
+            raise DataError(
+                f"{labels_path}: ids must be 0 to 2**32 - 1, got {labels.min()} to {labels.max()}"
             )
         if image.ndim == 3 and image.shape[2] == 4:
             image = image[..., :3]
@@ -126,7 +132,12 @@ def _modalities(folder: Path) -> dict[str, str]:
     import json
 
     path = folder / "modality.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f'{path} must hold one JSON object, {{"image name": "modality"}}: {error}') from error
 
 
 def is_validation(name: str) -> bool:
@@ -273,8 +284,8 @@ def _pixels(
     base = sample_window(image)
     span = base.high - base.low
     jittered = Window(base.low - span * rng.uniform(-0.03, 0.1), base.high + span * rng.uniform(-0.25, 0.4))
-    part = jittered.apply(image[window])
-    return np.repeat(part[None], 3, axis=0) if part.ndim == 2 else part.transpose(2, 0, 1)
+    part: NDArray[np.float32] = to_rgb(image[window], jittered)[0].numpy()
+    return part
 
 
 def augment_intensity(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -324,17 +335,16 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor]]
         self, images: list[Annotated], plan: CropPlan, *, seed: int, scene_share: float = 0.5, pool: int = 300
     ) -> None:
         super().__init__()
-        self.images = images
+        self.images = [item for item in images if item.objects]
         self.plan = plan
         self.seed = seed
-        self.scene_share = scene_share if images else 1.0
+        self.scene_share = scene_share if self.images else 1.0
         self.pool = pool
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (pixels, masks, dense) without end; each worker has its own random numbers."""
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
-        torch.set_num_threads(1)
         scenes: list[Annotated] = []
         weights = _balance(self.images)
         while True:

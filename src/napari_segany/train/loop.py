@@ -229,7 +229,7 @@ class Trainer:
         metrics = validate(self.averaged_weights())
         if metrics.get("score", -math.inf) > self.best:
             self.best = metrics["score"]
-            torch.save(self.averaged_weights(), self.folder / BEST)
+            _replace(self.folder / BEST, self.averaged_weights())
         return metrics
 
     def _log(self, report: StepReport) -> None:
@@ -254,22 +254,44 @@ class Trainer:
             "images": len(self.images),
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
         }
-        partial = self.folder / (CHECKPOINT + ".partial")
-        torch.save(state, partial)
-        partial.replace(self.folder / CHECKPOINT)
+        _replace(self.folder / CHECKPOINT, state)
 
     def _resume(self) -> None:
         """Load the folder's checkpoint."""
         path = self.folder / CHECKPOINT
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a bad file
+            self.module.load_state_dict(state["module"])
+            self.average = state["average"]
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        except Exception as error:  # torch raises many kinds for a bad file, or one of another model
             raise DataError(f"cannot resume from {path}: {error}; move it away to start anew") from error
-        self.module.load_state_dict(state["module"])
-        self.average = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        _forget_after(self.step, self.folder / "history.jsonl")
         _logger.info("resumed %s at step %d", path, self.step)
+
+
+def _replace(path: Path, state: object) -> None:
+    """Write a file beside the old one, then replace it."""
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _forget_after(step: int, history: Path) -> None:
+    """Take out of a history what a resumed run will write again, and a line that was cut off."""
+    if not history.exists():
+        return
+    kept = []
+    for line in history.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            _logger.warning("%s: left out a line that was cut off", history)
+    partial = history.with_name(history.name + ".partial")
+    partial.write_text("".join(kept))
+    partial.replace(history)
 
 
 def batch_loss(low: LowPrecision, batch: list[Tensor], stage: Stage, *, rng: np.random.Generator) -> Tensor:
@@ -300,7 +322,7 @@ def _rounds(
     binary = (truth[:, 0] > 0.5).cpu().numpy()
     binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
     prompts = first_prompts(binary, rng, mix=PromptMix()).to(truth.device)
-    rounds, origin = int(rng.integers(2, stage.rounds + 1)), _origin(stage, rng)
+    rounds, origin = int(rng.integers(min(2, stage.rounds), stage.rounds + 1)), _origin(stage, rng)
     total, weight, whole = truth.new_zeros(()), 0.0, len(truth)
     for index in range(rounds):
         output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # tasks share one signature

@@ -32,6 +32,7 @@ SIZES = (
     (400, 1600, "400 to 1600"),
     (1600, 1 << 62, "1600 and over"),
 )
+SPLITS = ("all", "validation", "training")
 _BATCH = 64
 
 
@@ -134,6 +135,8 @@ def evaluate_folder(
     progress: Callable[[int, str], None] | None = None,
 ) -> Evaluation:
     """Run the protocol on `folder/images` and `folder/labels`; `split` is "all", "validation" or "training"."""
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     items = read_folder(folder)
     if split != "all":
         items = (item for item in items if is_validation(item.name) == (split == "validation"))
