@@ -198,10 +198,10 @@ def cut_crop(item: Annotated, plan: CropPlan, rng: np.random.Generator) -> Crop 
 
 
 def _zoom(anchor: Annotation, shape: tuple[int, ...], plan: CropPlan, rng: np.random.Generator) -> float:
-    """Return frame pixels per image pixel: near that of inference, the anchor neither a dot nor beyond the crop."""
+    """Return frame pixels per image pixel: near that of inference, the anchor no dot, and the crop not lost in it."""
     extent = max(anchor.mask.shape)
     scale = plan.frame / max(shape[:2]) * float(np.exp(rng.uniform(*np.log(plan.zoom))))
-    return float(np.clip(scale, 12 / extent, max(0.85 * plan.side / extent, 0.25)))
+    return float(np.clip(scale, 12 / extent, max(1.6 * plan.side / extent, 0.25)))
 
 
 def _window_around(
@@ -332,13 +332,21 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor]]
     """An endless stream of crops: a share from annotated images, the rest from a pool of scenes renewed slowly."""
 
     def __init__(
-        self, images: list[Annotated], plan: CropPlan, *, seed: int, scene_share: float = 0.5, pool: int = 300
+        self,
+        images: list[Annotated],
+        plan: CropPlan,
+        *,
+        seed: int,
+        scene_share: float = 0.5,
+        kinds: tuple[str, ...] = KINDS,
+        pool: int = 300,
     ) -> None:
         super().__init__()
         self.images = [item for item in images if item.objects]
         self.plan = plan
         self.seed = seed
         self.scene_share = scene_share if self.images else 1.0
+        self.kinds = kinds
         self.pool = pool
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -361,7 +369,7 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor]]
         if len(scenes) < self.pool or rng.random() < 1 / 12:
             seed = int(rng.integers(1 << 40)) + (1 << 32)  # validation scenes have smaller seeds
             size = int(rng.choice([192, 256, 320]))
-            new = from_scene(seed, size=(size, size), kind=str(rng.choice(KINDS)))
+            new = from_scene(seed, size=(size, size), kind=str(rng.choice(self.kinds)))
             if len(scenes) < self.pool:
                 scenes.append(new)
             else:

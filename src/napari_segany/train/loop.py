@@ -185,6 +185,7 @@ class Trainer:
             stage.plan,
             seed=self.recipe.seed * 100_003 + self.step,
             scene_share=stage.scene_share,
+            kinds=stage.kinds,
         )
         workers = 1 if self.device.type == "cpu" else 12
         return DataLoader(stream, batch_size=stage.batch, num_workers=workers, prefetch_factor=3)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from napari_segany.core.errors import UnknownModelError
 
 from .dataset import CropPlan
+from .scenes import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Stage:
     rounds: int = 4
     late_share: float = 0.5
     dense_weight: float = 1.0
-    scene_share: float = 0.5
+    scene_share: float = 0.6
+    kinds: tuple[str, ...] = (*KINDS, "filaments", "em", "phase")  # the hard ones twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,9 @@ class Recipe:
 SAM2_NANO = Recipe(
     "sam2-nano",
     stages=(
-        Stage(3600, CropPlan(side=192, objects=4), batch=8, rate=6e-4, last_rate=4e-4, rounds=4),
+        Stage(3200, CropPlan(side=192, objects=4), batch=8, rate=6e-4, last_rate=4e-4, rounds=4),
         Stage(
-            1200, CropPlan(side=256, objects=5), batch=5, rate=4e-4, last_rate=0.0, rounds=6, dense_weight=0.3
+            1300, CropPlan(side=320, objects=5), batch=3, rate=4e-4, last_rate=0.0, rounds=6, dense_weight=0.3
         ),
     ),
 )
