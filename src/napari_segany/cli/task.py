@@ -77,11 +77,13 @@ class Planes:
         return plane_of(self.opened.data, self.opened.axes, index=index, channel=self.channel)
 
     def window(self) -> Window:
-        """Return one window for the whole stack, sampled from a few of its planes."""
+        """Return one window for the whole stack; the same as a window of napari would use."""
+        if self.fixed is None and self.channel is None:
+            self.fixed = sample_window(self.opened.data)  # type: ignore[arg-type]  # it only slices
         if self.fixed is None:
             indices = list(plane_indices(self.opened.shape, self.opened.axes))
             picked = np.unique(np.linspace(0, len(indices) - 1, num=_WINDOW_PLANES).astype(int))
-            self.fixed = sample_window(np.concatenate([self.read(indices[i]) for i in picked]))
+            self.fixed = sample_window(np.stack([self.read(indices[i]) for i in picked]))
         return self.fixed
 
 
