@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +123,10 @@ def read_array(path: Path) -> NDArray[np.generic]:
             return array
         from skimage.io import imread
 
-        return np.asarray(imread(path))
-    except (OSError, ValueError, SyntaxError) as error:
+        with warnings.catch_warnings():  # of reading what no plugin knows
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return np.asarray(imread(path))
+    except Exception as error:  # a damaged file can raise almost anything
         raise DataError(f"cannot read {path}: {error}") from error
 
 

@@ -267,7 +267,10 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         except Exception as error:  # torch raises many kinds for a bad file, or one of another model
-            raise DataError(f"cannot resume from {path}: {error}; move it away to start anew") from error
+            raise DataError(
+                f"cannot resume from {path}: it is damaged, or of another model or version "
+                f"({type(error).__name__}); move it away to start anew"
+            ) from error
         _forget_after(self.step, self.folder / "history.jsonl")
         _logger.info("resumed %s at step %d", path, self.step)
 
