@@ -94,7 +94,7 @@ def test_dragging_a_click_moves_the_preview_with_it(desk) -> None:
     desk.hand.click(40, 60)
     desk.settle()
     seen = []
-    running.session.preview_changed.connect(lambda _, preview: seen.append(preview.mask.nonzero()[1].mean()))
+    running.session.preview_changed.connect(lambda _, shown: seen.append(shown.mask.nonzero()[1].mean()))
     desk.hand.drag((40, 60), (40, 90), during=desk.settle)
     desk.settle()
     assert len(seen) >= 3 and seen == sorted(seen)
@@ -108,7 +108,9 @@ def test_dragging_a_click_moves_the_preview_with_it(desk) -> None:
 def test_shift_drag_draws_a_box_with_a_live_preview(desk) -> None:
     running = desk.start()
     seen = []
-    running.session.preview_changed.connect(lambda _, preview: seen.append(int(preview.mask.sum())))
+    running.session.preview_changed.connect(
+        lambda _, shown: seen.append(0 if shown is None else shown.mask.sum())
+    )
     desk.hand.drag((20, 30), (60, 90), shift=True, during=desk.settle)
     desk.settle()
     box = running.session.prompts(()).box

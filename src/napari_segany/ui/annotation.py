@@ -48,6 +48,8 @@ class Annotation:
         Where prompts and labels lie.
     target
         Where labels go.
+    later
+        Runs a call once the present event is over.
     """
 
     sign_changed = Signal(bool)
@@ -62,7 +64,9 @@ class Annotation:
         layers: SessionLayers,
         grid: Grid,
         target: Target,
+        later: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
+        self._later = later
         self.viewer, self.image, self.session = viewer, image, session
         self.layers, self.grid, self.target = layers, grid, target
         self.is_positive = True
@@ -219,7 +223,7 @@ class Annotation:
 
     def _on_points(self, event: Event) -> None:
         """Take over clicks that were added, moved or deleted with napari's own tools."""
-        if self._is_showing or str(getattr(event.action, "value", event.action)) not in _DONE:
+        if self._is_showing or _name(event.action) not in _DONE:
             return
         now = read_clicks(self.layers.points, shape=self.grid.shape)
         for index in sorted({*now, *self.session.state().prompts}):
@@ -240,9 +244,9 @@ class Annotation:
         self.session.set_points(index, after)
 
     def _on_shapes(self, event: Event) -> None:
-        if not self._is_showing and str(getattr(event.action, "value", event.action)) in _DONE:
+        if not self._is_showing and _name(event.action) in _DONE:
             self.read_shapes(is_live=False)
-            self._show_drawings()
+            self._later(self._show_drawings)  # napari's tool is still at work on the shape it tells of
 
     def _on_dims(self, event: Event) -> None:
         self.session.prepare(self.plane)
@@ -264,6 +268,8 @@ class Annotation:
         self._show_drawings()
 
     def _show_drawings(self) -> None:
+        if getattr(self.layers.shapes, "_is_creating", False):
+            return  # shown as soon as the shape in work is finished
         with self._showing():
             show_drawings(self.layers.shapes, self.session.state().prompts)
 
@@ -321,6 +327,11 @@ class _Flag:
 
 
 _DONE = ("added", "removed", "changed")
+
+
+def _name(action: object) -> str:
+    """Return what a data event reports, which napari gives as an enum or as a word."""
+    return str(getattr(action, "value", action))
 
 
 def _no_points(like: Points) -> Points:

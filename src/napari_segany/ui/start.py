@@ -92,7 +92,9 @@ def start(
     )
     layers = add_layers(viewer, grid=grid, target=target, name=choice.image.name, labels=choice.labels)
     layers.labels.selected_label = session.object_id
-    running = Annotation(viewer, choice.image, session=session, layers=layers, grid=grid, target=target)
+    running = Annotation(
+        viewer, choice.image, session=session, layers=layers, grid=grid, target=target, later=post.post
+    )
     return running, problem
 
 
