@@ -88,3 +88,14 @@ def test_the_readme_notebook_runs_as_written(monkeypatch: pytest.MonkeyPatch) ->
     answer = scope["answer"]
     assert isinstance(answer, MaskPrediction)
     assert answer.best.sum() == 1
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    text = _page("develop/architecture.md")
+    tree = text[text.index("## 2. Tree") : text.index("## 3. ")]
+    built = "\n".join(line.split("later:")[0] for line in tree.splitlines())
+    source = DOCS.parent / "src" / "napari_segany"
+    names = {path.name for path in source.rglob("*.py") if path.name != "__init__.py"}
+    assert sorted(name for name in names if not re.search(rf"\b{re.escape(name)}\b", built)) == []
+    shown = set(re.findall(r"\b[a-z0-9_]+\.py\b", built)) - {"__init__.py", "__main__.py"}
+    assert sorted(shown - names) == []
