@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def read_array(path: Path) -> NDArray[np.generic]:
 
         with warnings.catch_warnings():  # of reading what no plugin knows
             warnings.simplefilter("ignore", DeprecationWarning)
-            return np.asarray(imread(path))
+            return np.asarray(imread(io.BytesIO(path.read_bytes())))  # by name, plugins leave files open
     except Exception as error:  # a damaged file can raise almost anything
         raise DataError(f"cannot read {path}: {error}") from error
 

@@ -1,0 +1,168 @@
+"""Losses against their formulas, written out slowly; and where their gradients go."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from napari_segany.train.losses import (
+    DICE_WEIGHT,
+    FOCAL_WEIGHT,
+    UNAMBIGUOUS_SHARE,
+    dense_loss,
+    dice_loss,
+    focal_loss,
+    mask_loss,
+    prompt_loss,
+    true_iou,
+)
+
+SIDE = 6
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def square(*, count: int = 1) -> Tensor:
+    truth = torch.zeros(count, 1, SIDE, SIDE)
+    truth[:, :, 1:4, 2:5] = 1
+    return truth
+
+
+def slow_focal(logits: Tensor, truth: Tensor, *, alpha: float, gamma: float) -> float:
+    terms = []
+    for x, t in zip(logits.flatten().tolist(), truth.flatten().tolist(), strict=True):
+        p = 1 / (1 + math.exp(-x))
+        p_true = p if t == 1 else 1 - p
+        weight = alpha if t == 1 else 1 - alpha
+        terms.append(-weight * (1 - p_true) ** gamma * math.log(p_true))
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.75, 2.0), (0.25, 2.0), (0.5, 0.0)])
+def test_focal_is_its_formula(alpha: float, gamma: float) -> None:
+    logits, truth = 3 * noise(2, 1, SIDE, SIDE), square(count=2)
+    ours = focal_loss(logits, truth, alpha=alpha, gamma=gamma)
+    assert ours.shape == (2, 1)
+    for index in range(2):
+        slow = slow_focal(logits[index], truth[index], alpha=alpha, gamma=gamma)
+        assert float(ours[index, 0]) == pytest.approx(slow, rel=1e-4)
+
+
+def test_dice_is_its_formula() -> None:
+    logits, truth = 3 * noise(2, 1, SIDE, SIDE), square(count=2)
+    for index, ours in enumerate(dice_loss(logits, truth)[:, 0].tolist()):
+        p = [1 / (1 + math.exp(-x)) for x in logits[index].flatten().tolist()]
+        t = truth[index].flatten().tolist()
+        both = sum(a * b for a, b in zip(p, t, strict=True))
+        assert ours == pytest.approx(1 - (2 * both + 1) / (sum(p) + sum(t) + 1), rel=1e-4)
+
+
+def test_right_costs_nothing_and_wrong_costs_most() -> None:
+    truth = square()
+    right, wrong = 40 * (2 * truth - 1), -40 * (2 * truth - 1)
+    for loss in (focal_loss, dice_loss):
+        assert float(loss(right, truth)) < 1e-4
+        assert float(loss(wrong, truth)) > 0.5
+    empty = torch.zeros_like(truth)
+    assert float(dice_loss(torch.full_like(truth, -40), empty)) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", [focal_loss, dice_loss])
+def test_gradients_pull_towards_the_truth(loss: object) -> None:
+    truth = square()
+    logits = torch.zeros_like(truth, requires_grad=True)
+    loss(logits, truth).sum().backward()  # type: ignore[operator]
+    assert logits.grad is not None
+    assert (logits.grad[truth == 1] < 0).all()  # a step against the gradient raises the logit
+    assert (logits.grad[truth == 0] > 0).all()
+
+
+def test_huge_logits_stay_finite() -> None:
+    truth = square()
+    logits = torch.full_like(truth, 1e4).requires_grad_()
+    loss = mask_loss(logits, truth).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_mask_s_loss_is_twenty_to_one() -> None:
+    logits, truth = noise(2, 4, SIDE, SIDE), square(count=2)
+    ours = mask_loss(logits, truth)
+    assert ours.shape == (2, 4)
+    assert FOCAL_WEIGHT / DICE_WEIGHT == 20
+    wide = truth.expand(-1, 4, -1, -1)
+    torch.testing.assert_close(ours, 20 * focal_loss(logits, wide) + dice_loss(logits, wide))
+
+
+def test_true_iou_counts_pixels() -> None:
+    truth = square()
+    shifted = torch.full((1, 3, SIDE, SIDE), -1.0)
+    shifted[0, 0, 1:4, 2:5] = 1  # the same
+    shifted[0, 1, 2:5, 2:5] = 1  # one row further: 6 shared of 12
+    assert true_iou(shifted, truth).tolist() == [[1.0, 0.5, 0.0]]
+
+
+def gradients(*, is_ambiguous: bool, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mask losses, and the absolute gradients of masks and of scores, of one prompt's four answers."""
+    logits = noise(1, 4, SIDE, SIDE, seed=seed).requires_grad_()
+    ious = torch.full((1, 4), 0.5, requires_grad=True)
+    prompt_loss(logits, ious, square(), is_ambiguous=torch.tensor([is_ambiguous])).backward()
+    assert logits.grad is not None
+    assert ious.grad is not None
+    return mask_loss(logits, square())[0].detach(), logits.grad.abs().sum((2, 3))[0], ious.grad.abs()[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_only_the_best_of_three_learns(seed: int) -> None:
+    losses, on_masks, on_scores = gradients(is_ambiguous=True, seed=seed)
+    best = 1 + int(losses[1:].argmin())
+    for index in (1, 2, 3):
+        assert (on_masks[index] > 0) == (index == best)
+    assert on_masks[0] > 0  # the single mask always does
+    assert (on_scores > 0).all()  # every score learns how good its mask is
+
+
+def test_clear_prompts_teach_the_three_less() -> None:
+    _, ambiguous, scores = gradients(is_ambiguous=True)
+    _, clear, clear_scores = gradients(is_ambiguous=False)
+    torch.testing.assert_close(clear[1:], UNAMBIGUOUS_SHARE * ambiguous[1:])
+    torch.testing.assert_close(clear[0], ambiguous[0])
+    torch.testing.assert_close(clear_scores[1:], UNAMBIGUOUS_SHARE * scores[1:])
+
+
+def test_scores_are_pulled_to_the_real_iou() -> None:
+    truth = square()
+    logits = (20 * (2 * truth - 1)).expand(-1, 4, -1, -1).clone()
+    perfect = prompt_loss(logits, torch.ones(1, 4), truth, is_ambiguous=torch.tensor([True]))
+    assert float(perfect) == pytest.approx(0, abs=1e-4)
+    ious = torch.full((1, 4), 0.6, requires_grad=True)
+    loss = prompt_loss(logits, ious, truth, is_ambiguous=torch.tensor([True]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.4 + 0.4, abs=1e-3)
+    assert (ious.grad < 0).all()
+
+
+def test_a_batch_is_the_mean_of_its_prompts() -> None:
+    logits, ious, truth = noise(3, 4, SIDE, SIDE), torch.rand(3, 4), square(count=3)
+    ambiguous = torch.tensor([True, False, True])
+    each = [
+        prompt_loss(logits[i : i + 1], ious[i : i + 1], truth[:1], is_ambiguous=ambiguous[i : i + 1])
+        for i in range(3)
+    ]
+    torch.testing.assert_close(
+        prompt_loss(logits, ious, truth, is_ambiguous=ambiguous), torch.stack(each).mean()
+    )
+
+
+def test_dense_maps_weigh_rare_pixels_up() -> None:
+    zeros, ones = torch.zeros(1, 2, SIDE, SIDE), torch.ones(1, 2, SIDE, SIDE)
+    on_ones, on_zeros = dense_loss(zeros, ones), dense_loss(zeros, zeros)
+    assert float(on_zeros) == pytest.approx(math.log(2))
+    assert float(on_ones) == pytest.approx(3 * math.log(2))  # 2 for objects and 4 for borders
+    assert float(dense_loss(40 * (2 * ones - 1), ones)) == pytest.approx(0, abs=1e-4)

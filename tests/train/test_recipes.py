@@ -1,0 +1,42 @@
+"""Recipes: found by name, shortened in proportion, of models that exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_segany.core.errors import UnknownModelError
+from napari_segany.models.sam2 import SAM2
+from napari_segany.train.recipes import RECIPES, recipe_of
+from napari_segany.train.simulate import CELL
+
+
+def test_a_recipe_is_found_by_its_model() -> None:
+    assert recipe_of("sam2-nano").name == "sam2-nano"
+    with pytest.raises(UnknownModelError, match=r"'sam9'.*sam2-nano"):
+        recipe_of("sam9")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_followed(name: str) -> None:
+    recipe = recipe_of(name)
+    config = SAM2[recipe.name]
+    assert recipe.steps == sum(stage.steps for stage in recipe.stages) > recipe.warmup
+    for stage in recipe.stages:
+        assert stage.plan.side % (2 * config.stride) == 0  # the trunk halves once more than its stride
+        assert stage.plan.side <= stage.plan.frame == config.image_size
+        assert config.stride / 4 == CELL  # prompts are simulated at the logits' own resolution
+        assert 0 <= stage.last_rate <= stage.rate
+        assert 0 <= stage.scene_share <= 1
+    assert recipe.stages[-1].last_rate == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 48, 480, 9600])
+def test_a_shortened_recipe_keeps_its_shares(steps: int) -> None:
+    recipe = recipe_of("sam2-nano")
+    short = recipe.shortened(steps)
+    assert abs(short.steps - steps) <= len(recipe.stages)
+    assert all(stage.steps >= 1 for stage in short.stages)
+    for ours, whole in zip(short.stages, recipe.stages, strict=True):
+        assert ours.steps == pytest.approx(whole.steps * steps / recipe.steps, abs=1)
+        assert ours.plan == whole.plan
+    assert short.name == recipe.name
