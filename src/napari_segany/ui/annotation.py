@@ -230,6 +230,11 @@ class Annotation:
             before, after = self.session.prompts(index).points, now.get(index)
             self._take_points(index, before, after if after is not None else _no_points(before))
         set_sign(self.layers.points, positive=self.is_positive)
+        if _name(event.action) == "added":
+            self._later(self._deselect)  # napari selects what it added, which hides its colour
+
+    def _deselect(self) -> None:
+        self.layers.points.selected_data = set()
 
     def _take_points(self, index: PlaneIndex, before: Points, after: Points) -> None:
         """Bring one plane of the session up to date; one more click at the end refines what is shown."""

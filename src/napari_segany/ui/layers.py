@@ -26,7 +26,7 @@ POSITIVE, NEGATIVE = "positive", "negative"
 # told apart without seeing colour too: a disc and a cross
 _COLOURS = {POSITIVE: "#2bd97c", NEGATIVE: "#ff4d6d"}
 _SYMBOLS = {POSITIVE: "disc", NEGATIVE: "x"}
-_PREVIEW_COLOUR = "#ffd23f"
+_PREVIEW_COLOUR = "#ffe45c"
 _SIGN = "prompt"
 
 
@@ -105,7 +105,7 @@ def add_layers(
     labels = labels or _add_labels(viewer, grid, target, name)
     stack = PreviewStack(grid.shape)
     preview = viewer.add_labels(
-        stack, name="Preview", opacity=0.55, colormap=_preview_colormap(), **grid.placement
+        stack, name="Preview", opacity=0.6, colormap=_preview_colormap(), **grid.placement
     )
     preview.editable = False
     preview.contour = 0

@@ -16,6 +16,7 @@ from .annotation import Annotation
 from .grid import grid_of, source_of
 from .layers import add_layers
 from .post import MainThread
+from .preload import preload_torch
 from .settings import Settings
 from .target import target_of, try_new_target
 
@@ -52,6 +53,7 @@ class Choice:
 
 def load_predictor(model: str, settings: Settings) -> ImagePredictorLike:
     """Load a model; takes seconds, so it is called on a worker's thread."""
+    preload_torch()
     import napari_segany
     from napari_segany.predict.image import ImagePredictor
 

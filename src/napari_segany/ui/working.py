@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QSizePolicy,
     QSpinBox,
     QToolButton,
     QVBoxLayout,
@@ -61,6 +62,9 @@ class BusyBar(QWidget):
         layout.addWidget(self._title, 0, 0)
         layout.addWidget(cancel, 0, 1, 2, 1)
         layout.addWidget(self._bar, 1, 0)
+        keep = self.sizePolicy()
+        keep.setRetainSizeWhenHidden(True)  # so that nothing below it jumps
+        self.setSizePolicy(keep)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self.show)
@@ -235,7 +239,11 @@ def _choice(text: str, tip: str, colour: str) -> QToolButton:
     made.setToolTip(tip)
     made.setCheckable(True)
     made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    made.setStyleSheet(f"QToolButton:checked {{ color: {colour}; font-weight: bold; }}")
+    made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    made.setStyleSheet(
+        "QToolButton { border: 1px solid #6a7380; border-radius: 2px; padding: 3px; }"
+        f"QToolButton:checked {{ border-color: {colour}; color: {colour}; font-weight: bold; }}"
+    )
     return made
 
 
