@@ -6,19 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_segany.core.axes import channel_axis
 from napari_segany.core.errors import FileFormatError
 from napari_segany.io.images import open_image
-from napari_segany.io.label_layout import is_store
 from napari_segany.io.ome_zarr import label_names, read_labels, write_labels_ome_zarr
-from napari_segany.io.opened import OpenedImage
 from napari_segany.io.state import SUFFIX, load_state
 
 from .grid import Grid
-from .target import STORE_KEY
+from .layer_data import LayerData, image_layer, labels_layer, stem_of
+from .saved import layers_of_state
 
-# napari's layer data: (array or arrays, keyword arguments of `add_<kind>`, kind)
-LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[Any], list[LayerData]]
 
 _SUFFIXES = (".ome.zarr", ".ome.tif", ".ome.tiff", SUFFIX)
@@ -36,8 +32,6 @@ def read(path: str) -> list[LayerData]:
     """Return the layers of an OME-Zarr folder, an OME-TIFF or a saved state."""
     file = Path(path)
     if file.name.lower().endswith(SUFFIX):
-        from .saved import layers_of_state
-
         return layers_of_state(load_state(file), folder=file.parent)
     if not file.is_dir():
         return [image_layer(open_image(file), name=stem_of(file))]
@@ -69,54 +63,6 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     }
     calibration = Grid(tuple(finest.shape), placement).calibration()
     return [str(write_labels_ome_zarr(path, finest, calibration=calibration))]
-
-
-def image_layer(opened: OpenedImage, *, name: str) -> LayerData:
-    """Return an Image layer with its place in the world, one per channel; colours stay together."""
-    letters = opened.axes
-    place = channel_axis(letters)
-    spatial = [letter for letter in letters if letter not in "CS"]
-    if spatial[-2:] != ["Y", "X"]:
-        raise FileFormatError(f"{opened.path} has axes {letters!r}; rows and columns must be last to show it")
-    is_rgb = place == len(letters) - 1 and opened.shape[-1] in (3, 4)
-    how: dict[str, Any] = {"name": name, "metadata": {"path": str(opened.path)}, **_placement(opened)}
-    if is_rgb:
-        how["rgb"] = True
-    elif place is not None:
-        how["channel_axis"] = place
-        how["name"] = [f"{name} {channel}" for channel in _channel_names(opened, place)]
-    data: Any = list(opened.levels) if len(opened.levels) > 1 else opened.levels[0]
-    how["multiscale"] = len(opened.levels) > 1
-    return data, how, "image"
-
-
-def labels_layer(group: Path, *, name: str) -> LayerData:
-    """Return a Labels layer over the finest level itself, so that edits go to the disk."""
-    store = is_store(group)
-    opened = read_labels(group, writable=True)
-    metadata = {STORE_KEY: str(group)} if store else {}
-    return opened.data, {"name": name, "metadata": metadata, **_placement(opened)}, "labels"
-
-
-def stem_of(path: Path) -> str:
-    """Return the file name without any of its endings."""
-    return path.name.split(".ome.")[0] or path.name
-
-
-def _placement(opened: OpenedImage) -> dict[str, Any]:
-    """Return scale, translation, units and axis labels as napari takes them."""
-    calibration = opened.calibration
-    return {
-        "scale": calibration.scale,
-        "translate": calibration.translate,
-        "units": calibration.units,
-        "axis_labels": tuple(letter.lower() for letter in calibration.axes),
-    }
-
-
-def _channel_names(opened: OpenedImage, place: int) -> list[str]:
-    count = opened.shape[place]
-    return list(opened.channels) if len(opened.channels) == count else [f"channel {i}" for i in range(count)]
 
 
 def _is_labels(folder: Path) -> bool:

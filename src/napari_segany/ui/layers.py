@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 POSITIVE, NEGATIVE = "positive", "negative"
 # told apart without seeing colour too: a disc and a cross
-_COLOURS = {POSITIVE: "#2bd97c", NEGATIVE: "#ff4d6d"}
-_SYMBOLS = {POSITIVE: "disc", NEGATIVE: "x"}
+COLOURS = {POSITIVE: "#2bd97c", NEGATIVE: "#ff4d6d"}
+SYMBOLS = {POSITIVE: "disc", NEGATIVE: "x"}
 _PREVIEW_COLOUR = "#ffe45c"
 _SIGN = "prompt"
 
@@ -141,7 +141,7 @@ def _add_points(viewer: ViewerModel, grid: Grid) -> PointsLayer:
         features={_SIGN: np.array([], dtype=object)},
         feature_defaults={_SIGN: POSITIVE},
         face_color=_SIGN,
-        face_color_cycle=_COLOURS,
+        face_color_cycle=COLOURS,
         border_color="white",
         border_width=0.12,
         size=max(4.0, max(grid.shape[-2:]) / 40),
@@ -164,8 +164,8 @@ def set_sign(layer: PointsLayer, *, positive: bool) -> None:
     """Make the points added next positive or negative."""
     sign = POSITIVE if positive else NEGATIVE
     layer.feature_defaults[_SIGN] = sign
-    layer.current_symbol = _SYMBOLS[sign]
-    layer.current_face_color = _COLOURS[sign]
+    layer.current_symbol = SYMBOLS[sign]
+    layer.current_face_color = COLOURS[sign]
 
 
 def read_clicks(layer: PointsLayer, *, shape: tuple[int, ...]) -> dict[PlaneIndex, Points]:
@@ -190,8 +190,8 @@ def show_clicks(layer: PointsLayer, prompts: Mapping[PlaneIndex, ObjectPrompts])
     layer.data = np.array(rows, dtype=float).reshape(-1, layer.ndim)
     layer.features = {_SIGN: np.array(signs, dtype=object)}
     if signs:
-        layer.symbol = [_SYMBOLS[sign] for sign in signs]
-        layer.face_color = [_COLOURS[sign] for sign in signs]
+        layer.symbol = [SYMBOLS[sign] for sign in signs]
+        layer.face_color = [COLOURS[sign] for sign in signs]
 
 
 # --------------------------------------------------------------------------------------- drawings

@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_segany.core.errors import SegAnyError
 from napari_segany.core.types import Prompt
+from napari_segany.io.images import open_image
 from napari_segany.io.ome_zarr import write_labels_ome_zarr
 from napari_segany.io.state import (
     SUFFIX,
@@ -24,12 +25,12 @@ from napari_segany.io.state import (
 )
 from napari_segany.session.prompts import ObjectPrompts, PlaneIndex
 
+from .layer_data import LayerData, image_layer, labels_layer, stem_of
+from .layers import COLOURS, NEGATIVE, POSITIVE, SYMBOLS
 from .outlines import corners_of_box
 
 if TYPE_CHECKING:
     from .annotation import Annotation
-
-LayerData = tuple[Any, dict[str, Any], str]
 
 
 def save_labels(running: Annotation, path: Path) -> Path:
@@ -93,10 +94,6 @@ def layers_of_state(state: SavedState, *, folder: Path) -> list[LayerData]:
 
 def _found_layers(state: SavedState, folder: Path) -> list[LayerData]:
     """Return image and labels, as far as their files are there."""
-    from napari_segany.io.images import open_image
-
-    from .hooks import image_layer, labels_layer, stem_of
-
     layers: list[LayerData] = []
     file = folder / state.image.path
     if state.image.path and file.exists():
@@ -114,8 +111,6 @@ def _found_layers(state: SavedState, folder: Path) -> list[LayerData]:
 
 def _clicks(state: SavedState, ndim: int, place: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return data and arguments of a Points layer with every click."""
-    from .layers import NEGATIVE, POSITIVE
-
     rows = [
         (*frame.index, row, col, positive, one.id)
         for one in state.objects
@@ -127,8 +122,8 @@ def _clicks(state: SavedState, ndim: int, place: dict[str, Any]) -> tuple[Any, d
     features = {"prompt": signs, "object": table[:, -1].astype(int)}
     how = {"name": "Saved clicks", "ndim": ndim, "features": features, **place}
     if rows:
-        how |= {"symbol": ["disc" if sign == POSITIVE else "x" for sign in signs], "face_color": "prompt"}
-        how |= {"face_color_cycle": {POSITIVE: "#2bd97c", NEGATIVE: "#ff4d6d"}}
+        how |= {"symbol": [SYMBOLS[sign] for sign in signs], "face_color": "prompt"}
+        how |= {"face_color_cycle": COLOURS}
     return table[:, :-2], how
 
 
