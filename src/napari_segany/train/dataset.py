@@ -169,8 +169,8 @@ class CropPlan:
 
     side: int = 192
     objects: int = 4
-    zoom: tuple[float, float] = (0.6, 1.7)
-    frame: int = 512
+    zoom: tuple[float, float] = (0.6, 2.2)
+    frames: tuple[int, int] = (512, 1280)
     part_share: float = 0.35
 
 
@@ -204,7 +204,8 @@ def cut_crop(item: Annotated, plan: CropPlan, rng: np.random.Generator) -> Crop 
 def _zoom(anchor: Annotation, shape: tuple[int, ...], plan: CropPlan, rng: np.random.Generator) -> float:
     """Return frame pixels per image pixel: near that of inference, the anchor no dot, and the crop not lost in it."""
     extent = max(anchor.mask.shape)
-    scale = plan.frame / max(shape[:2]) * float(np.exp(rng.uniform(*np.log(plan.zoom))))
+    side = float(np.clip(max(shape[:2]), *plan.frames))  # as `predict` chooses it
+    scale = side / max(shape[:2]) * float(np.exp(rng.uniform(*np.log(plan.zoom))))
     return float(np.clip(scale, 12 / extent, max(1.6 * plan.side / extent, 0.25)))
 
 

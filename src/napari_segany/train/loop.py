@@ -347,7 +347,7 @@ def _rounds(
 
 def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
     """Return where a crop lies in a whole frame, (x, y): position codes must be known everywhere in it."""
-    room = max(stage.plan.frame - stage.plan.side, 0)
+    room = max(stage.plan.frames[1] - stage.plan.side, 0)
     x, y = rng.uniform(0, room, size=2)
     return float(x), float(y)
 

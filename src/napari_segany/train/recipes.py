@@ -60,7 +60,7 @@ SAM2_NANO = Recipe(
     stages=(
         Stage(3200, CropPlan(side=192, objects=4), batch=8, rate=6e-4, last_rate=4e-4, rounds=4),
         Stage(
-            1300, CropPlan(side=320, objects=5), batch=3, rate=4e-4, last_rate=0.0, rounds=6, dense_weight=0.3
+            900, CropPlan(side=256, objects=5), batch=5, rate=4e-4, last_rate=0.0, rounds=6, dense_weight=0.3
         ),
     ),
 )
