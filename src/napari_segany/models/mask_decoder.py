@@ -50,6 +50,11 @@ class MaskOutput:
     object_scores: Tensor
     tokens: Tensor
 
+    def row(self, index: int) -> MaskOutput:
+        """Return the answers to one prompt, still as a batch of one."""
+        part = slice(index, index + 1)
+        return MaskOutput(self.logits[part], self.ious[part], self.object_scores[part], self.tokens[part])
+
 
 class TwoWayBlock(nn.Module):
     """Tokens attend to themselves, then to the image; then the image attends to the tokens. Post-norm."""

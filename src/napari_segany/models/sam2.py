@@ -25,7 +25,9 @@ class Sam2Config:
     """Everything that tells one SAM 2 from another.
 
     `image_size` is the frame's side in pixels and `stride` that of the image embedding. `resizing` says how an image
-    fills the frame: stretched to a square, or with its aspect kept. `memory` is None for models of single images.
+    fills the frame: stretched to a square, or with its aspect kept; then larger images get frames of up to
+    `largest_size` on their longer side. `is_local` models look at small objects again, magnified, and drop stray
+    islands of a mask; the released models answer as published. `memory` is None for models of single images.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Sam2Config:
     mask_channels: int = 16
     click_sigma: float | None = None
     resizing: str = "stretch"
+    largest_size: int = 1024
+    is_local: bool = False
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     memory: MemoryConfig | None = field(default_factory=MemoryConfig)
 
@@ -231,6 +235,8 @@ SAM2: dict[str, Sam2Config] = {
         mask_channels=32,
         click_sigma=4.0,
         resizing="fit",
+        largest_size=1280,
+        is_local=True,
         decoder=NANO_DECODER,
         memory=None,
     )

@@ -6,8 +6,10 @@ Features are a value, not a state: several images can be open at once, and nothi
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,22 +27,30 @@ from napari_segany.models.sam2 import ImageFeatures
 
 from .loading import Model
 from .preprocess import check_image, to_frame, to_rgb
+from .zoom import VIEW_SIDE, View, choose_window, drop_islands, resample
 
 LEVELS_OF_THREE = (2, 4, 6)
 LEVEL_OF_ONE = 4
 DRAWN_LOGIT = 10.0
 _FRAME_MULTIPLE = 32
 _LARGEST_BATCH = 32
+_MOST_VIEWS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """What one image looks like to one model."""
+    """What one image looks like to one model.
+
+    `rgb` (1, 3 or 1, H, W), 0 to 1 in half precision, is there for models that look at small objects again; `views`
+    are the windows looked at so far, the most recent last.
+    """
 
     tensors: ImageFeatures
     resize: ResizeMap
     window: Window
     model: ModelCard
+    rgb: Tensor | None = None
+    views: OrderedDict[tuple[int, int, int, int], View] = field(default_factory=OrderedDict)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -50,13 +60,24 @@ class Features:
     @property
     def nbytes(self) -> int:
         """Memory that the features hold, in bytes."""
-        return sum(t.nbytes for t in (self.tensors.embedding, *self.tensors.fine))
+        kept = [self.tensors, *(view.tensors for view in self.views.values())]
+        rgb = 0 if self.rgb is None else self.rgb.nbytes
+        return rgb + sum(t.nbytes for part in kept for t in (part.embedding, *part.fine))
 
     @property
     def logits_shape(self) -> tuple[int, int]:
         """(h, w) of the mask logits that belong to these features."""
         height, width = self.tensors.embedding.shape[2:]
         return 4 * height, 4 * width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoded:
+    """One prompt as tensors: (N, 2) (x, y) in frame pixels, (N,) labels, (1, h, w) logits."""
+
+    xy: Tensor
+    labels: Tensor
+    mask: Tensor | None
 
 
 class ImagePredictor:
@@ -92,19 +113,23 @@ class ImagePredictor:
         image = check_image(image)
         window = window or sample_window(image)
         shape = (image.shape[0], image.shape[1])
-        resize = self._resize(shape)
-        pixels = to_frame(to_rgb(image, window), resize)
+        resize, rgb = self._resize(shape), to_rgb(image, window)
+        kept = _half(image, rgb) if self.model.config.is_local else None
+        return Features(self._encode(rgb, resize), resize, window, self.card, kept)
+
+    def _encode(self, rgb: Tensor, resize: ResizeMap) -> ImageFeatures:
+        """Return the features of (1, 3, H, W) pixels in 0..1, in float32."""
         placement = self.model.placement
+        pixels = to_frame(rgb, resize)
         pixels = pixels.to(placement.device, placement.encoder_dtype, memory_format=torch.channels_last)
         try:
             tensors = self.model.network.encode(pixels)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
-                f"{self.card.name} needs more memory than {placement.device} has for an image of {shape}; "
+                f"{self.card.name} needs more memory than {placement.device} has for an image of {resize.source}; "
                 "use device='cpu' or a smaller model"
             ) from error
-        exact = ImageFeatures(tensors.embedding.float(), (tensors.fine[0].float(), tensors.fine[1].float()))
-        return Features(exact, resize, window, self.card)
+        return ImageFeatures(tensors.embedding.float(), (tensors.fine[0].float(), tensors.fine[1].float()))
 
     def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
         """Return the masks of one prompt, best first.
@@ -131,37 +156,90 @@ class ImagePredictor:
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts on one image, in their order; equal to `predict` on each."""
         own = self._own(features)
+        answers = self._answer(own.tensors, prompts, self._encode_all(prompts, own), multimask=multimask)
+        predictions = [_prediction(answer, own.image_shape) for answer in answers]
+        if own.rgb is None:
+            return predictions
+        return [
+            self._closer(own, prompt, prediction, multimask=multimask)
+            for prompt, prediction in zip(prompts, predictions, strict=True)
+        ]
+
+    def _encode_all(self, prompts: Sequence[Prompt], features: Features) -> list[_Encoded]:
+        """Return all prompts as tensors in frame pixels."""
+        return [
+            _Encoded(
+                *self._encode_points(prompt, features),
+                self._encode_mask(prompt, features) if prompt.mask is not None else None,
+            )
+            for prompt in prompts
+        ]
+
+    def _answer(
+        self, tensors: ImageFeatures, prompts: Sequence[Prompt], encoded: list[_Encoded], *, multimask: bool
+    ) -> list[MaskOutput]:
+        """Decode prompts on one set of features, those of equal length as one batch; one answer (1, M, …) each."""
         groups: dict[tuple[int, bool], list[int]] = {}
-        encoded = [self._encode_points(prompt, own) for prompt in prompts]
-        for index, (prompt, (xy, _)) in enumerate(zip(prompts, encoded, strict=True)):
-            groups.setdefault((len(xy), prompt.mask is not None), []).append(index)
-        answers: dict[int, MaskPrediction] = {}
+        for index, item in enumerate(encoded):
+            groups.setdefault((len(item.xy), item.mask is not None), []).append(index)
+        answers: dict[int, MaskOutput] = {}
         for (_, has_mask), members in groups.items():
             for part in _parts(members, _LARGEST_BATCH):
-                xy, labels = (torch.stack([encoded[i][k] for i in part]) for k in (0, 1))
-                masks = torch.stack([self._encode_mask(prompts[i], own) for i in part]) if has_mask else None
-                output = self._decode(own, xy, labels, masks=masks, multimask=multimask)
-                answers.update(zip(part, _predictions(output, own.resize.source), strict=True))
+                xy, labels = (torch.stack([getattr(encoded[i], k) for i in part]) for k in ("xy", "labels"))
+                masks = torch.stack([cast(Tensor, encoded[i].mask) for i in part]) if has_mask else None
+                output = self._decode(tensors, xy, labels, masks=masks, multimask=multimask)
+                answers.update((i, output.row(k)) for k, i in enumerate(part))
         return [answers[index] for index in range(len(prompts))]
 
+    def _closer(
+        self, features: Features, prompt: Prompt, prediction: MaskPrediction, *, multimask: bool
+    ) -> MaskPrediction:
+        """Return the prediction, made anew in a magnified window where its object is small."""
+        window = choose_window(prompt, prediction, features.resize)
+        if window is None:
+            return prediction
+        view = self._view(features, window)
+        encoded = [_in_view(item, features, view) for item in self._encode_all([prompt], features)]
+        (answer,) = self._answer(view.tensors, [prompt], encoded, multimask=multimask)
+        return _prediction_of_view(answer, features, view)
+
+    def _view(self, features: Features, window: tuple[slice, slice]) -> View:
+        """Return the features of a window, embedded once."""
+        rows, cols = window
+        key = (rows.start, rows.stop, cols.start, cols.stop)
+        view = features.views.pop(key, None)
+        if view is None:
+            assert features.rgb is not None
+            rgb = features.rgb[:, :, rows, cols].float().expand(-1, 3, -1, -1)
+            resize = fit_long_side(
+                (rgb.shape[2], rgb.shape[3]), long_side=VIEW_SIDE, multiple=_FRAME_MULTIPLE
+            )
+            view = View(window, resize, self._encode(rgb, resize))
+        features.views[key] = view
+        while len(features.views) > _MOST_VIEWS:
+            features.views.popitem(last=False)
+        return view
+
     def _decode(
-        self, features: Features, xy: Tensor, labels: Tensor, *, masks: Tensor | None, multimask: bool
+        self, tensors: ImageFeatures, xy: Tensor, labels: Tensor, *, masks: Tensor | None, multimask: bool
     ) -> MaskOutput:
         """Run the decoder on prompts of equal length."""
         device = self.model.placement.device
-        return self.model.network.decode(
-            features.tensors,
+        output = self.model.network.decode(
+            tensors,
             xy.to(device),
             labels.to(device),
             masks=None if masks is None else masks.to(device),
             multimask=multimask,
         )
+        return replace(output, logits=drop_islands(output.logits)) if self.model.config.is_local else output
 
     def _resize(self, shape: tuple[int, int]) -> ResizeMap:
         """Return how an image fills this model's frame."""
         config = self.model.config
         if config.resizing == "fit":
-            return fit_long_side(shape, long_side=config.image_size, multiple=_FRAME_MULTIPLE)
+            side = min(max(*shape, config.image_size), config.largest_size)
+            return fit_long_side(shape, long_side=side, multiple=_FRAME_MULTIPLE)
         return stretch(shape, side=config.image_size)
 
     def _own(self, features: FeaturesLike) -> Features:
@@ -227,15 +305,53 @@ def _parts(members: list[int], size: int) -> Iterable[list[int]]:
     return (members[i : i + size] for i in range(0, len(members), size))
 
 
-def _predictions(output: MaskOutput, shape: tuple[int, int]) -> list[MaskPrediction]:
-    """Return one prediction per prompt, masks at the image's size, best first."""
-    masks = (resize_logits(output.logits, shape) > 0).cpu().numpy()  # (B, M, H, W)
-    scores, logits = output.ious.float().cpu().numpy(), output.logits.float().cpu().numpy()
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return [
-        MaskPrediction(masks[i][o], scores[i][o], logits[i][o], _levels(masks[i][o]))
-        for i, o in enumerate(order)
-    ]
+def _half(image: NDArray[np.generic], rgb: Tensor) -> Tensor:
+    """Return the pixels to keep for a closer look: half precision, one channel where all are the same."""
+    return rgb[:, : 1 if image.ndim == 2 else 3].half().clone()
+
+
+def _in_view(prompt: _Encoded, features: Features, view: View) -> _Encoded:
+    """Return a prompt of the whole frame in the coordinates of a view."""
+    scale = torch.tensor(features.resize.scale[::-1], dtype=torch.float32)
+    zoom = torch.tensor(view.resize.scale[::-1], dtype=torch.float32)
+    start = torch.tensor([view.window[1].start, view.window[0].start], dtype=torch.float32)
+    edges = (prompt.xy + 0.5) / scale - start  # image pixels from the window's edge
+    mask = None
+    if prompt.mask is not None:
+        size = view.logits_shape
+        mask = resample(
+            prompt.mask[None],
+            source=features.resize,
+            origin=(view.window[0].start, view.window[1].start),
+            size=size,
+            step=(view.resize.source[0] / size[0], view.resize.source[1] / size[1]),
+        )[0]
+    return _Encoded(edges * zoom - 0.5, prompt.labels, mask)
+
+
+def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> MaskPrediction:
+    """Return an answer of a view as one of the whole image."""
+    inner = _prediction(output, view.resize.source)
+    masks = np.zeros((len(inner), *features.image_shape), dtype=bool)
+    masks[:, view.window[0], view.window[1]] = inner.masks
+    size = features.logits_shape
+    step = (features.image_shape[0] / size[0], features.image_shape[1] / size[1])
+    logits = resample(
+        torch.from_numpy(inner.logits)[:, None],
+        source=view.resize,
+        origin=(-view.window[0].start, -view.window[1].start),
+        size=size,
+        step=step,
+    )[:, 0]
+    return MaskPrediction(masks, inner.scores, logits.numpy(), inner.levels)
+
+
+def _prediction(output: MaskOutput, shape: tuple[int, int]) -> MaskPrediction:
+    """Return one prompt's (1, M, …) answer with masks at a size, best first."""
+    masks = (resize_logits(output.logits, shape)[0] > 0).cpu().numpy()  # (M, H, W)
+    scores, logits = output.ious[0].float().cpu().numpy(), output.logits[0].float().cpu().numpy()
+    order = np.argsort(-scores, kind="stable")
+    return MaskPrediction(masks[order], scores[order], logits[order], _levels(masks[order]))
 
 
 def _levels(masks: NDArray[np.bool_]) -> NDArray[np.int_]:

@@ -1,0 +1,156 @@
+"""Small objects seen again, magnified: which window to look at, and how answers travel between window and image.
+
+A whole image fits into the model's frame, so an object of a dozen pixels may cover two cells of the embedding. After
+the first answer, a small object is looked at once more in a window around it, embedded at two to four times the scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from napari_segany.core.geometry import ResizeMap
+from napari_segany.core.masks import box_of
+from napari_segany.core.types import Box, MaskPrediction, Prompt
+from napari_segany.models.sam2 import ImageFeatures
+
+VIEW_SIDE = 256
+"""Frame pixels on a window's side."""
+SMALL = 56.0
+"""Objects up to this many frame pixels on the longer side are looked at again."""
+LARGEST_SCALE = 4.5
+"""Frame pixels per image pixel beyond which there is nothing more to see."""
+ISLAND_SHARE = 0.3
+OUTSIDE_LOGIT = -10.0
+_TRUSTED = 0.7
+
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """The features of one window of an image: `resize` maps pixels of the window to the view's frame."""
+
+    window: Window
+    resize: ResizeMap
+    tensors: ImageFeatures
+
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """(h, w) of the logits decoded in this view."""
+        height, width = self.tensors.embedding.shape[2:]
+        return 4 * height, 4 * width
+
+
+def choose_window(prompt: Prompt, answer: MaskPrediction, resize: ResizeMap) -> Window | None:
+    """Return the window to look at again, or None where the object is large enough as it is.
+
+    The object is what the trusted answers and the prompt cover together. Windows lie on a coarse grid, so that further
+    clicks on an object, and clicks on its neighbours, find theirs embedded.
+    """
+    extent = _extent(prompt, answer)
+    if extent is None:
+        return None
+    scale = max(resize.scale)
+    side = max(extent.height, extent.width) * scale
+    zoom = min(4.0 if side <= SMALL / 2 else 2.0, LARGEST_SCALE / scale)
+    if side > SMALL or zoom < 1.3:
+        return None
+    pixels = round(VIEW_SIDE / (scale * zoom))
+    ends = ((extent.row0, extent.row1), (extent.col0, extent.col1))
+    rows, cols = (
+        _snapped((low + high) / 2, length, pixels=pixels)
+        for (low, high), length in zip(ends, resize.source, strict=True)
+    )
+    return rows, cols
+
+
+def _snapped(centre: float, length: int, *, pixels: int) -> slice:
+    """Return `pixels` (or all) of an axis around a centre, beginning on a grid of a quarter of that."""
+    pixels = min(pixels, length)
+    grid = max(1, pixels // 4)
+    start = round((centre - pixels / 2) / grid) * grid
+    start = min(max(start, 0), length - pixels)
+    return slice(start, start + pixels)
+
+
+def _extent(prompt: Prompt, answer: MaskPrediction) -> Box | None:
+    """Return the box of the trusted answers and of points and box of the prompt."""
+    trusted = [
+        m for m, s in zip(answer.masks, answer.scores, strict=True) if s >= _TRUSTED * answer.scores[0]
+    ]
+    boxes = [box_of(mask) for mask in trusted if mask.any()]
+    if prompt.box is not None:
+        boxes.append(prompt.box)
+    if prompt.points is not None:
+        boxes += [Box(r - 0.5, c - 0.5, r + 0.5, c + 0.5) for r, c in prompt.points.coords.tolist()]
+    if not boxes:
+        return None
+    return Box(
+        min(b.row0 for b in boxes),
+        min(b.col0 for b in boxes),
+        max(b.row1 for b in boxes),
+        max(b.col1 for b in boxes),
+    )
+
+
+def resample(
+    logits: Tensor,
+    *,
+    source: ResizeMap,
+    origin: tuple[float, float],
+    size: tuple[int, int],
+    step: tuple[float, float],
+) -> Tensor:
+    """Sample logits on another grid of the same image.
+
+    Parameters
+    ----------
+    logits : (B, 1, h, w)
+        Covering `source.source` pixels of the image entirely.
+    source
+        The map of the pixels that the logits cover; only their number matters.
+    origin
+        (row, col) of the new grid's corner, in those pixels, edges at integers.
+    size
+        (h', w') of the new grid.
+    step
+        Pixels per cell of the new grid.
+
+    Returns
+    -------
+    Tensor
+        (B, 1, h', w'); `OUTSIDE_LOGIT` where the new grid leaves the old one.
+    """
+    axes = []
+    for axis in (0, 1):
+        edge = origin[axis] + (torch.arange(size[axis]) + 0.5) * step[axis]
+        axes.append(
+            edge / source.source[axis] * 2 - 1
+        )  # what grid_sample calls a place, without corner alignment
+    rows, cols = torch.meshgrid(axes[0], axes[1], indexing="ij")
+    grid = torch.stack((cols, rows), dim=-1)[None].expand(len(logits), -1, -1, -1).to(logits)
+    inside = ((rows.abs() <= 1) & (cols.abs() <= 1)).to(logits.device)
+    sampled = F.grid_sample(logits, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.where(inside, sampled, torch.full_like(sampled, OUTSIDE_LOGIT))
+
+
+def drop_islands(logits: Tensor) -> Tensor:
+    """Return (B, M, h, w) logits whose small islands, under 0.3 of the largest part of a mask, became background."""
+    flat = logits.reshape(-1, *logits.shape[-2:])
+    masks = (flat > 0).cpu().numpy()
+    kept = np.ones(masks.shape, dtype=bool)
+    for index, mask in enumerate(masks):
+        parts, count = ndimage.label(mask)
+        if count > 1:
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            kept[index] = (sizes >= ISLAND_SHARE * sizes.max())[parts] | ~mask
+    return torch.where(torch.from_numpy(kept).to(flat.device), flat, flat.clamp(max=-1.0)).reshape(
+        logits.shape
+    )
