@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "session"))
 
 from session_fakes import FakePredictor
-
-if sys.version_info < (3, 12):
-    # PySide6 6.12.0 gives back references to None that it never took, four with every round of the event loop, until
-    # the interpreter dies ("deallocating None"). Python 3.12 and later never count them; here we take some in advance.
-    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
 @pytest.fixture(autouse=True)
