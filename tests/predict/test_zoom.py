@@ -10,12 +10,25 @@ from hypothesis import strategies as st
 
 from napari_segany.core.geometry import ResizeMap, fit_long_side
 from napari_segany.core.types import Box, MaskPrediction, Points, Prompt
-from napari_segany.predict.zoom import OUTSIDE_LOGIT, VIEW_SIDE, choose_window, drop_islands, resample
+from napari_segany.predict.zoom import (
+    OUTSIDE_LOGIT,
+    VIEW_SIDE,
+    boxes_of_answer,
+    boxes_of_logits,
+    choose_window,
+    drop_islands,
+    resample,
+)
 
 
-def _answer(mask: np.ndarray, score: float = 0.9) -> MaskPrediction:
-    logits = np.where(mask, 5.0, -5.0).astype(np.float32)[None]
-    return MaskPrediction(mask[None], np.array([score], dtype=np.float32), logits, np.array([4]))
+def _answer(*masks: np.ndarray, scores: tuple[float, ...] = (0.9,)) -> MaskPrediction:
+    stack = np.stack(masks)
+    logits = np.where(stack, 5.0, -5.0).astype(np.float32)
+    return MaskPrediction(stack, np.array(scores, dtype=np.float32), logits, np.full(len(masks), 4))
+
+
+def _window(prompt: Prompt, mask: np.ndarray, resize: ResizeMap) -> tuple[slice, slice] | None:
+    return choose_window(prompt, boxes_of_answer(_answer(mask)), resize)
 
 
 def _click(row: float, col: float) -> Prompt:
@@ -35,7 +48,7 @@ def test_a_window_holds_the_object_and_stays_in_the_image(
     row, col = int(place[0] * (height - side)), int(place[1] * (width - side))
     mask = np.zeros((height, width), dtype=bool)
     mask[row : row + side, col : col + side] = True
-    window = choose_window(_click(row, col), _answer(mask), resize)
+    window = _window(_click(row, col), mask, resize)
     if window is None:
         return
     for part, start, length in zip(window, (row, col), (height, width), strict=True):
@@ -47,7 +60,7 @@ def test_a_small_object_is_magnified() -> None:
     resize = fit_long_side((600, 1200), long_side=1200, multiple=32)
     mask = np.zeros((600, 1200), dtype=bool)
     mask[300:310, 500:510] = True
-    window = choose_window(_click(305, 505), _answer(mask), resize)
+    window = _window(_click(305, 505), mask, resize)
     assert window is not None
     assert max(part.stop - part.start for part in window) * max(resize.scale) <= VIEW_SIDE / 2
 
@@ -56,7 +69,7 @@ def test_a_large_object_is_left_alone() -> None:
     resize = fit_long_side((512, 512), long_side=512, multiple=32)
     mask = np.zeros((512, 512), dtype=bool)
     mask[100:300, 100:300] = True
-    assert choose_window(_click(200, 200), _answer(mask), resize) is None
+    assert _window(_click(200, 200), mask, resize) is None
 
 
 def test_far_clicks_keep_the_whole_frame() -> None:
@@ -64,21 +77,34 @@ def test_far_clicks_keep_the_whole_frame() -> None:
     points = Points(np.array([[10, 10], [400, 400]]), np.array([True, True]))
     mask = np.zeros((512, 512), dtype=bool)
     mask[8:12, 8:12] = True
-    assert choose_window(Prompt(points=points), _answer(mask), resize) is None
+    assert _window(Prompt(points=points), mask, resize) is None
 
 
 def test_nothing_found_is_looked_at_again_around_the_click() -> None:
     resize = fit_long_side((512, 512), long_side=512, multiple=32)
-    window = choose_window(_click(256, 256), _answer(np.zeros((512, 512), dtype=bool)), resize)
+    window = _window(_click(256, 256), np.zeros((512, 512), dtype=bool), resize)
     assert window is not None
     assert all(part.start <= 256 < part.stop for part in window)
 
 
 def test_a_box_decides_where_nothing_was_found() -> None:
     resize = fit_long_side((512, 512), long_side=512, multiple=32)
-    empty = _answer(np.zeros((512, 512), dtype=bool))
-    assert choose_window(Prompt(box=Box(10, 10, 20, 20)), empty, resize) is not None
-    assert choose_window(Prompt(box=Box(10, 10, 200, 200)), empty, resize) is None
+    assert choose_window(Prompt(box=Box(10, 10, 20, 20)), [], resize) is not None
+    assert choose_window(Prompt(box=Box(10, 10, 200, 200)), [], resize) is None
+
+
+def test_doubtful_answers_do_not_keep_the_whole_frame() -> None:
+    small, large = np.zeros((64, 64), dtype=bool), np.ones((64, 64), dtype=bool)
+    small[10:14, 20:26] = True
+    assert boxes_of_answer(_answer(small, large, scores=(0.9, 0.3))) == [Box(10, 20, 14, 26)]
+    assert len(boxes_of_answer(_answer(small, large, scores=(0.9, 0.8)))) == 2
+
+
+def test_the_box_of_earlier_logits_is_in_image_pixels() -> None:
+    logits = np.full((64, 32), -1.0, dtype=np.float32)
+    logits[16:32, 8:16] = 1.0
+    assert boxes_of_logits(logits, ResizeMap((128, 128), (128, 64))) == [Box(32, 32, 64, 64)]
+    assert boxes_of_logits(-np.ones((4, 4), dtype=np.float32), ResizeMap((8, 8), (8, 8))) == []
 
 
 @given(rows=st.integers(2, 24), cols=st.integers(2, 24), seed=st.integers(0, 99))

@@ -20,14 +20,14 @@ from torch import Tensor
 from napari_segany.core.errors import OutOfMemoryError, PromptError
 from napari_segany.core.geometry import ResizeMap, fit_long_side, stretch
 from napari_segany.core.intensity import Window, sample_window
-from napari_segany.core.types import FeaturesLike, MaskPrediction, ModelCard, Prompt
+from napari_segany.core.types import FeaturesLike, FloatArray, MaskPrediction, ModelCard, Prompt
 from napari_segany.models.mask_decoder import MaskOutput, resize_logits
 from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
 from napari_segany.models.sam2 import ImageFeatures
 
 from .loading import Model
 from .preprocess import check_image, to_frame, to_rgb
-from .zoom import VIEW_SIDE, View, choose_window, drop_islands, resample
+from .zoom import VIEW_SIDE, View, boxes_of_answer, boxes_of_logits, choose_window, drop_islands, resample
 
 LEVELS_OF_THREE = (2, 4, 6)
 LEVEL_OF_ONE = 4
@@ -156,14 +156,20 @@ class ImagePredictor:
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts on one image, in their order; equal to `predict` on each."""
         own = self._own(features)
-        answers = self._answer(own.tensors, prompts, self._encode_all(prompts, own), multimask=multimask)
-        predictions = [_prediction(answer, own.image_shape) for answer in answers]
-        if own.rgb is None:
-            return predictions
-        return [
-            self._closer(own, prompt, prediction, multimask=multimask)
-            for prompt, prediction in zip(prompts, predictions, strict=True)
-        ]
+        encoded = self._encode_all(prompts, own)
+        windows = [_window_of_earlier(prompt, own) for prompt in prompts]
+        whole = [index for index, window in enumerate(windows) if window is None]
+        answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask)
+        predictions = {
+            i: _prediction(answer, own.image_shape) for i, answer in zip(whole, answers, strict=True)
+        }
+        if own.rgb is not None:
+            for i, first in predictions.items():
+                windows[i] = choose_window(prompts[i], boxes_of_answer(first), own.resize)
+        for i, window in enumerate(windows):
+            if window is not None:
+                predictions[i] = self._closer(own, encoded[i], window, multimask=multimask)
+        return [predictions[index] for index in range(len(prompts))]
 
     def _encode_all(self, prompts: Sequence[Prompt], features: Features) -> list[_Encoded]:
         """Return all prompts as tensors in frame pixels."""
@@ -176,7 +182,7 @@ class ImagePredictor:
         ]
 
     def _answer(
-        self, tensors: ImageFeatures, prompts: Sequence[Prompt], encoded: list[_Encoded], *, multimask: bool
+        self, tensors: ImageFeatures, encoded: list[_Encoded], *, multimask: bool
     ) -> list[MaskOutput]:
         """Decode prompts on one set of features, those of equal length as one batch; one answer (1, M, …) each."""
         groups: dict[tuple[int, bool], list[int]] = {}
@@ -189,18 +195,14 @@ class ImagePredictor:
                 masks = torch.stack([cast(Tensor, encoded[i].mask) for i in part]) if has_mask else None
                 output = self._decode(tensors, xy, labels, masks=masks, multimask=multimask)
                 answers.update((i, output.row(k)) for k, i in enumerate(part))
-        return [answers[index] for index in range(len(prompts))]
+        return [answers[index] for index in range(len(encoded))]
 
     def _closer(
-        self, features: Features, prompt: Prompt, prediction: MaskPrediction, *, multimask: bool
+        self, features: Features, prompt: _Encoded, window: tuple[slice, slice], *, multimask: bool
     ) -> MaskPrediction:
-        """Return the prediction, made anew in a magnified window where its object is small."""
-        window = choose_window(prompt, prediction, features.resize)
-        if window is None:
-            return prediction
+        """Return the answer to a prompt from a magnified window."""
         view = self._view(features, window)
-        encoded = [_in_view(item, features, view) for item in self._encode_all([prompt], features)]
-        (answer,) = self._answer(view.tensors, [prompt], encoded, multimask=multimask)
+        (answer,) = self._answer(view.tensors, [_in_view(prompt, features, view)], multimask=multimask)
         return _prediction_of_view(answer, features, view)
 
     def _view(self, features: Features, window: tuple[slice, slice]) -> View:
@@ -303,6 +305,14 @@ def _check_inside(coords: NDArray[np.float32], shape: tuple[int, int]) -> None:
 def _parts(members: list[int], size: int) -> Iterable[list[int]]:
     """Cut a list into pieces of at most `size`."""
     return (members[i : i + size] for i in range(0, len(members), size))
+
+
+def _window_of_earlier(prompt: Prompt, features: Features) -> tuple[slice, slice] | None:
+    """Return the window to correct an earlier answer in, so that the whole frame need not be decoded for it."""
+    if features.rgb is None or prompt.mask is None or prompt.mask.dtype == np.bool_:
+        return None
+    found = boxes_of_logits(cast(FloatArray, prompt.mask), features.resize)
+    return choose_window(prompt, found, features.resize) if found else None
 
 
 def _half(image: NDArray[np.generic], rgb: Tensor) -> Tensor:

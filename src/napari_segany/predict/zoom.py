@@ -16,7 +16,7 @@ from torch import Tensor
 
 from napari_segany.core.geometry import ResizeMap
 from napari_segany.core.masks import box_of
-from napari_segany.core.types import Box, MaskPrediction, Prompt
+from napari_segany.core.types import Box, FloatArray, MaskPrediction, Prompt
 from napari_segany.models.sam2 import ImageFeatures
 
 VIEW_SIDE = 256
@@ -47,13 +47,13 @@ class View:
         return 4 * height, 4 * width
 
 
-def choose_window(prompt: Prompt, answer: MaskPrediction, resize: ResizeMap) -> Window | None:
+def choose_window(prompt: Prompt, found: list[Box], resize: ResizeMap) -> Window | None:
     """Return the window to look at again, or None where the object is large enough as it is.
 
-    The object is what the trusted answers and the prompt cover together. Windows lie on a coarse grid, so that further
-    clicks on an object, and clicks on its neighbours, find theirs embedded.
+    The object is what was found of it and the prompt's points and box together. Windows lie on a coarse grid, so that
+    further clicks on an object, and clicks on its neighbours, find theirs embedded.
     """
-    extent = _extent(prompt, answer)
+    extent = _extent(prompt, found)
     if extent is None:
         return None
     scale = max(resize.scale)
@@ -70,6 +70,22 @@ def choose_window(prompt: Prompt, answer: MaskPrediction, resize: ResizeMap) -> 
     return rows, cols
 
 
+def boxes_of_answer(answer: MaskPrediction) -> list[Box]:
+    """Return the boxes of the masks whose score is near the best one's."""
+    near = answer.scores >= _TRUSTED * answer.scores[0]
+    return [box_of(mask) for mask in answer.masks[near] if mask.any()]
+
+
+def boxes_of_logits(logits: FloatArray, resize: ResizeMap) -> list[Box]:
+    """Return the box of an earlier answer, in image pixels, from its (h, w) logits over the whole frame."""
+    inside = logits > 0
+    if not inside.any():
+        return []
+    rows, cols = (pixels / cells for pixels, cells in zip(resize.source, logits.shape, strict=True))
+    box = box_of(inside)
+    return [Box(box.row0 * rows, box.col0 * cols, box.row1 * rows, box.col1 * cols)]
+
+
 def _snapped(centre: float, length: int, *, pixels: int) -> slice:
     """Return `pixels` (or all) of an axis around a centre, beginning on a grid of a quarter of that."""
     pixels = min(pixels, length)
@@ -79,12 +95,9 @@ def _snapped(centre: float, length: int, *, pixels: int) -> slice:
     return slice(start, start + pixels)
 
 
-def _extent(prompt: Prompt, answer: MaskPrediction) -> Box | None:
-    """Return the box of the trusted answers and of points and box of the prompt."""
-    trusted = [
-        m for m, s in zip(answer.masks, answer.scores, strict=True) if s >= _TRUSTED * answer.scores[0]
-    ]
-    boxes = [box_of(mask) for mask in trusted if mask.any()]
+def _extent(prompt: Prompt, found: list[Box]) -> Box | None:
+    """Return the box of what was found and of points and box of the prompt."""
+    boxes = list(found)
     if prompt.box is not None:
         boxes.append(prompt.box)
     if prompt.points is not None:
