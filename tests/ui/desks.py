@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 
+_MOVE_MS = 25  # between two moves of the mouse: vispy drops a move within 10 ms of the one before
+
 
 class Hand:
     """Real mouse and keyboard events on the canvas of a viewer, at (row, col) of its first image."""
@@ -48,6 +50,7 @@ class Hand:
             QApplication.sendEvent(
                 self.canvas, QMouseEvent(QEvent.Type.MouseMove, *where, Qt.MouseButton.NoButton, left, keys)
             )
+            self.qtbot.wait(_MOVE_MS)
             during()
         self.qtbot.mouseRelease(self.canvas, left, keys, path[-1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,29 @@ def files(tmp_path: Path) -> tuple[str, str]:
     return str(image), str(labels)
 
 
+@pytest.fixture
+def plugin() -> Iterator[str]:
+    """Make napari know the plugin where it is not installed, for this test only."""
+    manager = PluginManager.instance()
+    manager.discover(include_npe1=True)
+    if show.PLUGIN in manager:
+        yield show.PLUGIN
+        return
+    manifest = Path(str(napari_segany.__file__)).with_name("napari.yaml")
+    # Viewers of earlier tests still listen and would all add it to one menu; the next viewer asks by itself.
+    with manager.events.plugins_registered.blocked():
+        manager.register(PluginManifest.from_file(manifest))
+    yield show.PLUGIN
+    manager.unregister(show.PLUGIN)
+
+
 @pytest.mark.canvas
 def test_picture_labels_and_dock(
-    files: tuple[str, str], make_napari_viewer: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    files: tuple[str, str],
+    plugin: str,
+    make_napari_viewer: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    manager = PluginManager.instance()
-    if show.PLUGIN not in manager:
-        manifest = Path(str(napari_segany.__file__)).with_name("napari.yaml")
-        manager.register(PluginManifest.from_file(manifest))
     monkeypatch.setattr(show.napari, "Viewer", make_napari_viewer)
     viewer = show.show(*files)
     image, labels = viewer.layers
