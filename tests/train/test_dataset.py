@@ -30,7 +30,7 @@ from napari_segany.train.dataset import (
     read_folder,
 )
 
-PLAN = CropPlan(side=64, objects=3, frame=128)
+PLAN = CropPlan(side=64, objects=3, frames=(128, 128))
 GREY = np.random.default_rng(1).integers(0, 200, size=(64, 80), dtype=np.uint8)
 
 
@@ -244,7 +244,7 @@ def test_seeds_give_different_crops() -> None:
 
 def test_masks_lie_on_their_pixels() -> None:
     """Whatever was cut, zoomed, turned and flipped: objects are where the image is bright."""
-    plan = CropPlan(side=64, objects=1, frame=128)
+    plan = CropPlan(side=64, objects=1, frames=(128, 128))
     item = disc_image()
     contrasts = []
     for seed in range(12):
@@ -258,7 +258,7 @@ def test_masks_lie_on_their_pixels() -> None:
 
 
 def test_a_small_image_is_padded() -> None:
-    plan = CropPlan(side=64, objects=1, frame=32, zoom=(1.0, 1.0))
+    plan = CropPlan(side=64, objects=1, frames=(32, 32), zoom=(1.0, 1.0))
     labels = np.zeros((20, 20), dtype=np.uint32)
     labels[2:18, 2:18] = 1
     item = annotate("small", np.full((20, 20), 9, dtype=np.uint8), labels, modality="x")
@@ -273,7 +273,7 @@ def test_a_small_image_is_padded() -> None:
 
 
 def test_zoom_stays_within_its_bounds() -> None:
-    plan = CropPlan(side=64, objects=1, frame=128, zoom=(0.5, 2.0))
+    plan = CropPlan(side=64, objects=1, frames=(128, 128), zoom=(0.5, 2.0))
     item = disc_image(size=(128, 128), radius=10)  # 21 pixels
     rng = np.random.default_rng(0)
     scales = [dataset._zoom(item.objects[0], (128, 128), plan, rng) for _ in range(300)]
@@ -320,7 +320,7 @@ def test_parts_are_picked_by_their_share(monkeypatch: pytest.MonkeyPatch) -> Non
         for seed in range(6):
             cut_crop(
                 item,
-                CropPlan(side=64, objects=1, frame=128, part_share=share),
+                CropPlan(side=64, objects=1, frames=(128, 128), part_share=share),
                 np.random.default_rng(seed),
             )
         assert anchors == [is_primary] * 6

@@ -23,7 +23,7 @@ from napari_segany.train.dataset import CropPlan, CropStream
 from napari_segany.train.loop import BEST, CHECKPOINT, LowPrecision, Trainable, Trainer, batch_loss
 from napari_segany.train.recipes import Recipe, Stage
 
-PLAN = CropPlan(side=64, objects=2, frame=128)
+PLAN = CropPlan(side=64, objects=2, frames=(128, 128))
 STAGE = Stage(2, PLAN, batch=2, rate=1e-3, last_rate=1e-4, rounds=2, scene_share=0.0)
 RECIPE = Recipe("test-nano", stages=(STAGE, STAGE), warmup=2, average=0.9)
 
