@@ -62,6 +62,15 @@ SAM2_NANO = Recipe(
         Stage(
             900, CropPlan(side=256, objects=5), batch=5, rate=4e-4, last_rate=0.0, rounds=6, dense_weight=0.3
         ),
+        Stage(
+            450,
+            CropPlan(side=192, objects=4),
+            batch=8,
+            rate=2e-4,
+            last_rate=0.0,
+            dense_weight=0.1,
+            scene_share=0.8,
+        ),
     ),
 )
 
