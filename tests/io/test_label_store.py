@@ -256,7 +256,8 @@ class TestNothingIsOverwritten:
 
     def test_an_empty_folder_is_free(self, path: Path) -> None:
         path.mkdir()
-        LabelStore.create(path, shape=SHAPE, calibration=STACK).close()
+        with LabelStore.create(path, shape=SHAPE, calibration=STACK) as store:
+            assert store.array.shape == SHAPE
 
 
 class TestTrouble:

@@ -29,7 +29,7 @@ RECIPE = Recipe("test-nano", stages=(STAGE, STAGE), warmup=2, average=0.9)
 
 
 @pytest.fixture(autouse=True)
-def test_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the recipe's model a row of its own."""
     monkeypatch.setitem(SAM2, RECIPE.name, shrunken(SAM2["sam2-nano"]))
 
