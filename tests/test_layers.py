@@ -18,13 +18,20 @@ import pytest
 PACKAGE = "napari_segany"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-_ABOUT_MODELS = {"models.registry", "models.download"}  # what there is, what is here: no torch
+_ABOUT_MODELS = {
+    "models.spec",
+    "models.rows",
+    "models.registry",
+    "models.download",
+}  # what there is, what is here: no torch
 _MODELS = {"models", *_ABOUT_MODELS}
 _FRONT = {"core", "io", "session", "predict", "jobs", "train", *_ABOUT_MODELS}
 MAY_IMPORT = {
     "core": {"core"},
     "io": {"core", "io"},
-    "models.registry": {"core", "models.registry"},
+    "models.spec": {"core", "models.spec"},
+    "models.rows": {"core", "models.spec"},
+    "models.registry": {"core", "models.spec", "models.rows", "models.registry"},
     "models.download": {"core", *_ABOUT_MODELS},
     "models": {"core", *_MODELS},
     "predict": {"core", *_MODELS, "predict"},
