@@ -16,6 +16,8 @@ BoolMask: TypeAlias = NDArray[np.bool_]
 Labels: TypeAlias = NDArray[np.uint32]
 FloatArray: TypeAlias = NDArray[np.float32]
 AnyArray: TypeAlias = NDArray[np.generic]
+PackedFeatures: TypeAlias = tuple[dict[str, AnyArray], dict[str, object]]
+"""Features as named arrays, and what else belongs to them, as JSON."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,11 +174,16 @@ class ScoredMask:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a session needs to know about the model behind a predictor, for provenance."""
+    """What a session needs to know about the model behind a predictor.
+
+    `has_fine` says whether it draws fine boundaries, `finds_instances` whether it segments without prompts.
+    """
 
     name: str
     weights_sha256: str
     licence: str = ""
+    has_fine: bool = False
+    finds_instances: bool = False
 
 
 @runtime_checkable
@@ -207,10 +214,31 @@ class ImagePredictorLike(Protocol):
     def embed(self, image: AnyArray, *, window: Window | None = None) -> FeaturesLike:
         """Return the features of one (H, W) or (H, W, C) image."""
 
-    def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
-        """Return the masks of one prompt."""
+    def predict(
+        self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True, fine: bool | None = None
+    ) -> MaskPrediction:
+        """Return the masks of one prompt; `fine` boundaries if asked for, None for what the model is made for."""
 
     def predict_many(
-        self, features: FeaturesLike, prompts: Sequence[Prompt], *, multimask: bool = True
+        self,
+        features: FeaturesLike,
+        prompts: Sequence[Prompt],
+        *,
+        multimask: bool = True,
+        fine: bool | None = None,
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts, in their order."""
+
+
+@runtime_checkable
+class FeaturePacker(Protocol):
+    """A predictor whose features can be kept on disk: taken apart into plain arrays, and put together again."""
+
+    def pack(self, features: FeaturesLike) -> PackedFeatures:
+        """Return the features as named arrays, and everything else that `unpack` needs as JSON.
+
+        Floating arrays may come back rounded to half precision.
+        """
+
+    def unpack(self, arrays: dict[str, AnyArray], description: dict[str, object]) -> FeaturesLike:
+        """Return what `pack` took apart; a SegAnyError if it does not fit this model."""

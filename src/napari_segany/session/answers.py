@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
+from napari_segany.core.identity import FeatureKey, image_fingerprint
 from napari_segany.core.intensity import Window
-from napari_segany.core.types import BoolMask, FeaturesLike, ImagePredictorLike, MaskPrediction
+from napari_segany.core.types import BoolMask, FeaturesLike, ImagePredictorLike, MaskPrediction, ModelCard
 
-from .features import FeatureCache
+from .features import FeatureCache, FeatureStoreLike, StoredFeatures
 from .prompts import ObjectPrompts, PlaneIndex, Seed
 from .source import PlaneSource
 from .worker import Ticket
+
+_logger = logging.getLogger(__name__)
+_LAST_WRITES_S = 1.0
 
 
 class Stage(Enum):
@@ -86,54 +91,115 @@ StageReport = Callable[[Stage, PlaneIndex], None]
 
 
 class PlaneModel:
-    """Loads the model once, embeds planes once, and answers prompts; used on one thread at a time."""
+    """Loads the model once, embeds planes once, and answers prompts; asked on one thread at a time.
+
+    Features are looked for in memory, then in the store, and only then made. `has`, `switch` and `predictor` may be
+    used on another thread meanwhile.
+
+    Parameters
+    ----------
+    load
+        Returns the predictor; called on the worker's thread, when first needed.
+    source
+        Planes to look at.
+    cache
+        In memory; features of every model that was switched to share its limit.
+    store
+        Where features outlive the session; used with predictors that can pack them.
+    """
 
     def __init__(
-        self, load: Callable[[], ImagePredictorLike], *, source: PlaneSource, cache: FeatureCache
+        self,
+        load: Callable[[], ImagePredictorLike],
+        *,
+        source: PlaneSource,
+        cache: FeatureCache,
+        store: FeatureStoreLike | None = None,
     ) -> None:
-        self._load = load
+        self._lazy = _LazyPredictor(load)
         self._source = source
-        self._predictor: ImagePredictorLike | None = None
+        self._stored = StoredFeatures(store) if store is not None else None
+        self._seen: dict[PlaneIndex, tuple[str, Window]] = {}
         self.cache = cache
 
     @property
     def predictor(self) -> ImagePredictorLike | None:
         """The model, once it was loaded."""
-        return self._predictor
+        return self._lazy.predictor
+
+    def has(self, index: PlaneIndex) -> bool:
+        """Say whether the present model's features of a plane are in memory; reads and loads nothing."""
+        predictor, seen = self._lazy.predictor, self._seen.get(index)
+        return predictor is not None and seen is not None and _key(index, seen, predictor.card) in self.cache
+
+    def switch(self, load: Callable[[], ImagePredictorLike]) -> None:
+        """Answer with another model from now on; features of the earlier ones stay in memory."""
+        self._lazy = _LazyPredictor(load)
 
     def features(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> FeaturesLike:
-        """Return the features of one plane, embedding it if they are not in the cache."""
-        cached = self.cache.get(index)
-        if cached is not None:
-            return cached
+        """Return the features of one plane, embedding it if they are kept nowhere."""
         predictor = self._loaded(index, ticket=ticket, report=report)
-        ticket.tell(lambda: report(Stage.READING, index))
-        image, window = self._source.read(index), self._source.window()
-        ticket.check()
-        ticket.tell(lambda: report(Stage.EMBEDDING, index))
-        features = predictor.embed(image, window=window)
-        self.cache.put(index, features)  # kept even when cancelled by now: the next click needs them
-        return features
+        return self._features(index, predictor, ticket=ticket, report=report)
 
     def answer(
         self, index: PlaneIndex, prompts: ObjectPrompts, *, ticket: Ticket, report: StageReport
     ) -> Preview:
         """Return the preview for the prompts of one plane."""
-        features = self.features(index, ticket=ticket, report=report)
+        predictor = self._loaded(index, ticket=ticket, report=report)
+        features = self._features(index, predictor, ticket=ticket, report=report)
         ticket.check()
         ticket.tell(lambda: report(Stage.PREDICTING, index))
-        predictor = self._loaded(index, ticket=ticket, report=report)
         prediction = predictor.predict(features, prompts.prompt(), multimask=prompts.is_ambiguous)
         return Preview(prediction, 0, prompts, features.window)
 
     def forget(self) -> None:
-        """Let go of the model and all features."""
-        self._predictor = None
+        """Let go of the model and all features in memory, when those on their way to the store are there."""
+        if self._stored is not None and not self._stored.wait(timeout=_LAST_WRITES_S):
+            _logger.info("some features are still being written")
+        self._lazy = _LazyPredictor(self._lazy.load)
+        self._seen.clear()
         self.cache.clear()
 
+    def _features(
+        self, index: PlaneIndex, predictor: ImagePredictorLike, *, ticket: Ticket, report: StageReport
+    ) -> FeaturesLike:
+        card, seen = predictor.card, self._seen.get(index)
+        kept = self.cache.get(_key(index, seen, card)) if seen is not None else None
+        if kept is not None:
+            return kept
+        ticket.check()
+        ticket.tell(lambda: report(Stage.READING, index))
+        image, window = self._source.read(index), self._source.window()
+        self._seen[index] = seen = (image_fingerprint(image), window)
+        key = _key(index, seen, card)
+        features = self._stored.read(key, predictor) if self._stored is not None else None
+        if features is None:
+            ticket.check()
+            ticket.tell(lambda: report(Stage.EMBEDDING, index))
+            features = predictor.embed(image, window=window)
+            if self._stored is not None:
+                self._stored.write(key, features, predictor=predictor)
+        self.cache.put(key, features)  # kept even when cancelled by now: the next click needs them
+        return features
+
     def _loaded(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> ImagePredictorLike:
-        if self._predictor is None:
+        lazy = self._lazy
+        if lazy.predictor is None:
             ticket.check()
             ticket.tell(lambda: report(Stage.LOADING, index))
-            self._predictor = self._load()
-        return self._predictor
+            lazy.predictor = lazy.load()
+        return lazy.predictor
+
+
+@dataclass(slots=True)
+class _LazyPredictor:
+    """A predictor and the way to get it: replaced together, so that a switch never mixes two models."""
+
+    load: Callable[[], ImagePredictorLike]
+    predictor: ImagePredictorLike | None = None
+
+
+def _key(index: PlaneIndex, seen: tuple[str, Window], card: ModelCard) -> FeatureKey:
+    """Return what features of a plane are kept under."""
+    image, window = seen
+    return FeatureKey(image, index, (window.low, window.high), card.name, card.weights_sha256)

@@ -13,7 +13,7 @@ from napari_segany.core.types import BoolMask, Box, FloatArray, ImagePredictorLi
 
 from .answers import PlaneModel, Preview, Stage
 from .commit import paint_previews, provenance
-from .features import FeatureCache
+from .features import FeatureCache, FeatureStoreLike
 from .history import Entry, Journal
 from .prompts import ObjectPrompts, PlaneIndex, PromptEdit, PromptStore
 from .source import PlaneSource
@@ -39,6 +39,8 @@ class ImageSession:
         A `LatestWorker` in a window; without one, each call runs to its end.
     cache_bytes
         Memory for the features of planes.
+    store
+        Where features outlive the session, e.g. `io.features.FeatureStore`; None keeps them in memory only.
     versions
         Of the software, for provenance.
     """
@@ -63,6 +65,7 @@ class ImageSession:
         sink: LabelSink,
         worker: Worker | None = None,
         cache_bytes: int = 1 << 29,
+        store: FeatureStoreLike | None = None,
         versions: Mapping[str, str] | None = None,
     ) -> None:
         if tuple(source.shape) != tuple(sink.shape):
@@ -70,7 +73,8 @@ class ImageSession:
         self._source, self._sink, self._worker = source, sink, worker or InlineWorker()
         self._versions = dict(versions or {})
         load = (lambda: predictor) if isinstance(predictor, ImagePredictorLike) else predictor
-        self._model = PlaneModel(load, source=source, cache=FeatureCache(max_bytes=cache_bytes))
+        cache = FeatureCache(max_bytes=cache_bytes)
+        self._model = PlaneModel(load, source=source, cache=cache, store=store)
         self._prompts = PromptStore()
         self._journal = Journal(prompts=self._prompts, sink=sink)
         self._previews: dict[PlaneIndex, Preview] = {}
@@ -190,7 +194,7 @@ class ImageSession:
 
     def prepare(self, index: PlaneIndex) -> None:
         """Embed one plane ahead of the first click, unless something more urgent runs."""
-        if index in self._model.cache or self._worker.is_busy:
+        if self._model.has(index) or self._worker.is_busy:
             return
         report = self._on_stage
         self._submit(
