@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,21 @@ class LayerNorm2d(nn.Module):
         """Normalise (B, C, H, W); same shape."""
         last = x.permute(0, 2, 3, 1)  # one fused kernel; free where the memory is channels-last
         return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A module whose batch norm can be folded into its convolution."""
+
+    def fold(self) -> None:
+        """Fold it; a second time changes nothing."""
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Fold every batch norm of a module that is in evaluation mode into its convolution, for inference."""
+    for part in list(module.modules()):
+        if isinstance(part, Foldable):
+            part.fold()
 
 
 class Mlp(nn.Module):
@@ -56,9 +72,15 @@ class Mlp(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k' / sqrt(d)) v of (B, heads, N, d), (B, heads, L, d) and (B, heads, L, d).
 
-    On a CPU, while gradients are recorded, plain products are used: the fused kernel's backward pass takes twice as
-    long where either side is a handful of tokens, as in mask decoders.
+    Either side may be a batch of one that serves all B of the other. On a CPU, while gradients are recorded, plain
+    products are used: the fused kernel's backward pass takes twice as long where either side is a handful of tokens,
+    as in mask decoders.
     """
+    if len(k) == 1 and len(q) > 1:  # queries do not see each other: all are one long row of them
+        batch, heads, count, channels = q.shape
+        row = q.transpose(0, 1).reshape(1, heads, batch * count, channels)
+        return attend(row, k, v).reshape(heads, batch, count, v.shape[-1]).transpose(0, 1)
+    q = q.expand(len(k), -1, -1, -1)
     if q.device.type == "cpu" and torch.is_grad_enabled():
         weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
         return weights @ v

@@ -1,26 +1,35 @@
-"""The mask decoder of SAM 2: a two-way transformer between prompt tokens and image, then masks by dot products.
+"""The mask decoder of SAM, HQ-SAM and SAM 2: prompt tokens and image attend to each other, masks are dot products.
 
 Papers: Kirillov et al. 2023, appendix A ("Lightweight mask decoder"); Ravi et al. 2024, appendix D (high-resolution
-features, object score, stable single masks).
+features, object score, stable single masks); Ke et al. 2023 (HQ-SAM), whose parts are in `fine`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fine import FineConfig, dot, fine_head
 from .layers import Attention, LayerNorm2d, Mlp
 
 MASK_TOKENS = 4
 """One mask for unambiguous prompts (index 0), three for ambiguous ones (1 to 3)."""
 
+FineUse = Literal["off", "added", "only"]
+"""What becomes of the fine boundaries: left out, added to the base's masks, or shown alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Sizes of the decoder beside its width."""
+    """Sizes of the decoder beside its width, and which model's decoder it is.
+
+    `generation` 1 is SAM: no object score, no high-resolution maps, IoU without a sigmoid, mask 0 as the single mask.
+    2 is SAM 2. `fine` adds the parts that draw fine boundaries.
+    """
 
     depth: int = 2
     heads: int = 8
@@ -28,6 +37,8 @@ class DecoderConfig:
     iou_width: int = 256
     stability_delta: float = 0.05
     stability_threshold: float = 0.98
+    generation: int = 2
+    fine: FineConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,20 +51,43 @@ class MaskOutput:
     ious : (B, M)
         Predicted IoU, 0 to 1.
     object_scores : (B, 1)
-        Logit of "the object is in this frame".
+        Logit of "the object is in this frame"; None from models that do not track.
     tokens : (B, M, C)
         The mask tokens behind the masks; object pointers are made of them.
+    fine : (B, 1 or M, h', w')
+        Logits of the fine boundaries: one mask for all, or a correction of each; None where not asked for.
     """
 
     logits: Tensor
     ious: Tensor
-    object_scores: Tensor
+    object_scores: Tensor | None
     tokens: Tensor
+    fine: Tensor | None = None
 
     def row(self, index: int) -> MaskOutput:
         """Return the answers to one prompt, still as a batch of one."""
         part = slice(index, index + 1)
-        return MaskOutput(self.logits[part], self.ious[part], self.object_scores[part], self.tokens[part])
+        scores = None if self.object_scores is None else self.object_scores[part]
+        fine = None if self.fine is None else self.fine[part]
+        return MaskOutput(self.logits[part], self.ious[part], scores, self.tokens[part], fine)
+
+    def masks(self, index: Tensor | slice) -> MaskOutput:
+        """Return some of the M masks: a slice of them, or those at (B, K) indices, one row a prompt."""
+        rows = (
+            slice(None)
+            if isinstance(index, slice)
+            else torch.arange(len(index), device=index.device)[:, None]
+        )
+        fine = self.fine
+        if fine is not None and fine.shape[1] == self.logits.shape[1]:
+            fine = fine[rows, index]
+        return MaskOutput(
+            self.logits[rows, index],
+            self.ious[rows, index],
+            self.object_scores,
+            self.tokens[rows, index],
+            fine,
+        )
 
 
 class TwoWayBlock(nn.Module):
@@ -72,20 +106,26 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(width, config.heads, downsample=2)
 
     def forward(
-        self, tokens: Tensor, image: Tensor, *, token_code: Tensor, image_code: Tensor
+        self, tokens: Tensor, image: Tensor, *, token_code: Tensor, image_code: Tensor, readers: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Update (B, N, C) tokens and (B, hw, C) image; codes are added to queries and keys, never to values."""
+        """Update (B, N, C) tokens and (B or 1, hw, C) image; codes are added to queries and keys, never to values.
+
+        The last `readers` tokens attend, but nothing attends to them. One image serves all B prompts until the first
+        block has written the prompts into it.
+        """
+        seen = slice(tokens.shape[1] - readers)
         if self.is_first:  # the tokens are their own code here: no code, no residual
-            tokens = self.self_attn(tokens, tokens, tokens)
+            tokens = self.self_attn(tokens, tokens[:, seen], tokens[:, seen])
         else:
             coded = tokens + token_code
-            tokens = tokens + self.self_attn(coded, coded, tokens)
+            tokens = tokens + self.self_attn(coded, coded[:, seen], tokens[:, seen])
         tokens = self.norm1(tokens)
         coded_image = image + image_code
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_code, coded_image, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(coded_image, tokens + token_code, tokens))
-        return tokens, image
+        coded = tokens + token_code
+        look = self.cross_attn_image_to_token(coded_image, coded[:, seen], tokens[:, seen])
+        return tokens, self.norm4(image + look)
 
 
 class TwoWayTransformer(nn.Module):
@@ -97,13 +137,17 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(width, config.heads, downsample=2)
         self.norm_final_attn = nn.LayerNorm(width)
 
-    def forward(self, image: Tensor, tokens: Tensor, *, image_code: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn (B, C, h, w) image, (B, N, C) tokens into (B, N, C) tokens, (B, hw, C) image."""
+    def forward(
+        self, image: Tensor, tokens: Tensor, *, image_code: Tensor, readers: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Turn (B or 1, C, h, w) image, (B, N, C) tokens into (B, N, C) tokens, (B, hw, C) image."""
         image = image.flatten(2).transpose(1, 2)  # (B, hw, C)
         image_code = image_code.flatten(2).transpose(1, 2)  # (1, hw, C)
         token_code = tokens
         for layer in self.layers:
-            tokens, image = layer(tokens, image, token_code=token_code, image_code=image_code)
+            tokens, image = layer(
+                tokens, image, token_code=token_code, image_code=image_code, readers=readers
+            )
         look = self.final_attn_token_to_image(tokens + token_code, image + image_code, image)
         return self.norm_final_attn(tokens + look), image
 
@@ -119,17 +163,20 @@ class MaskDecoder(nn.Module):
         Depths and widths inside.
     projects_fine_maps
         Whether the high-resolution maps arrive with C channels and are narrowed here (`conv_s0`, `conv_s1`), as in
-        the released models, or narrow already.
+        the released SAM 2, or narrow already.
     """
 
     def __init__(self, width: int, config: DecoderConfig, *, projects_fine_maps: bool = True) -> None:
         super().__init__()
         self.config = config
         self.projects_fine_maps = projects_fine_maps
+        is_second = config.generation == 2
         self.transformer = TwoWayTransformer(width, config)
         self.iou_token = nn.Embedding(1, width)
         self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
-        self.obj_score_token = nn.Embedding(1, width)
+        if is_second:
+            self.obj_score_token = nn.Embedding(1, width)
+            self.pred_obj_score_head = Mlp((width, width, width, 1))
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(width, width // 4, kernel_size=2, stride=2),
             LayerNorm2d(width // 4),
@@ -144,67 +191,113 @@ class MaskDecoder(nn.Module):
             Mlp((width, width, width, width // 8)) for _ in range(MASK_TOKENS)
         )
         self.iou_prediction_head = Mlp(
-            (width, config.iou_width, config.iou_width, MASK_TOKENS), has_sigmoid=True
+            (width, config.iou_width, config.iou_width, MASK_TOKENS), has_sigmoid=is_second
         )
-        self.pred_obj_score_head = Mlp((width, width, width, 1))
+        if config.fine is not None:
+            self.fine = fine_head(width, config.fine)
 
     def forward(
-        self, image: Tensor, fine: tuple[Tensor, Tensor], *, sparse: Tensor, dense: Tensor, image_code: Tensor
+        self,
+        image: Tensor,
+        fine: tuple[Tensor, ...],
+        *,
+        sparse: Tensor,
+        dense: Tensor,
+        image_code: Tensor,
+        with_fine: bool = False,
+        kept: slice = slice(None),
     ) -> MaskOutput:
-        """Return all four masks of each of B prompts.
+        """Return the masks of each of B prompts, before any choice among them.
 
         Parameters
         ----------
         image : (B or 1, C, h, w)
-        fine : (B or 1, C / 8, 4h, 4w), (B or 1, C / 4, 2h, 2w)
-            High-resolution maps, already narrowed.
+        fine : (B or 1, C / 8, 4h, 4w), (B or 1, C / 4, 2h, 2w), ...
+            SAM 2's high-resolution maps, already narrowed; then what the fine head made of the image, if anything.
         sparse : (B, N, C)
-        dense : (B, C, h, w)
+        dense : (B or 1, C, h, w)
         image_code : (1, C, h, w)
+        with_fine
+            Let the fine head answer too.
+        kept
+            Which of the four masks to draw.
         """
-        own = torch.cat((self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight))
-        tokens = torch.cat((own.expand(len(sparse), -1, -1), sparse), dim=1)  # (B, 2 + M + N, C)
-        source = image + dense
-        tokens, encoded = self.transformer(source, tokens, image_code=image_code)
-        encoded = encoded.unflatten(1, source.shape[2:]).permute(0, 3, 1, 2)  # (B, C, h, w), channels last
-        mask_tokens = tokens[:, 2 : 2 + MASK_TOKENS]  # (B, M, C)
+        tokens, encoded = self._attend(image + dense, sparse, image_code=image_code, with_fine=with_fine)
+        first = self.config.generation - 1  # behind the object token
         upscaled = self._upscale(encoded, fine)  # (B, C / 8, 4h, 4w)
-        weights = torch.stack(
-            [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
-        )  # (B, M, C / 8)
-        last = upscaled.permute(0, 2, 3, 1)  # the memory's own order: no copy, forward or backward
-        logits = (last.flatten(1, 2) @ weights.transpose(1, 2)).transpose(1, 2)  # (B, M, 16hw)
-        logits = logits.unflatten(2, upscaled.shape[2:])  # (B, M, 4h, 4w)
-        return MaskOutput(
-            logits=logits,
-            ious=self.iou_prediction_head(tokens[:, 1]),
-            object_scores=self.pred_obj_score_head(tokens[:, 0]),
+        mask_tokens = tokens[:, first + 1 : first + 1 + MASK_TOKENS][:, kept]  # (B, M, C)
+        heads = list(self.output_hypernetworks_mlps)[kept]
+        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(heads)], dim=1)  # (B, M, C / 8)
+        output = MaskOutput(
+            logits=dot(weights, upscaled),
+            ious=self.iou_prediction_head(tokens[:, first])[:, kept],
+            object_scores=self.pred_obj_score_head(tokens[:, 0]) if first else None,
             tokens=mask_tokens,
         )
+        if not with_fine:
+            return output
+        place = -1 if self.readers else first + 1 + MASK_TOKENS
+        own = fine[2:] if first else fine
+        answer = self.fine(tokens[:, place], upscaled=upscaled, maps=own, mask_tokens=mask_tokens)
+        return replace(output, fine=answer)
 
-    def _upscale(self, encoded: Tensor, fine: tuple[Tensor, Tensor]) -> Tensor:
-        """Bring (B, C, h, w) to (B, C / 8, 4h, 4w), adding the high-resolution maps on the way."""
+    def needed(self, *, multimask: bool) -> slice:
+        """Return which of the four masks `select` may show: SAM's single mask is the first, whatever the others are."""
+        return slice(1) if self.config.generation == 1 and not multimask else slice(None)
+
+    @property
+    def readers(self) -> int:
+        """How many tokens, behind all others, attend without being attended to."""
+        return int(self.config.fine is not None and self.config.fine.only_reads)
+
+    def _attend(
+        self, source: Tensor, sparse: Tensor, *, image_code: Tensor, with_fine: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (B, N', C) tokens and the (B, C, h, w) image, channels last, behind the transformer."""
+        own = [self.obj_score_token.weight] if self.config.generation == 2 else []
+        own += [self.iou_token.weight, self.mask_tokens.weight]
+        readers = self.readers if with_fine else 0
+        if with_fine and not readers:
+            own.append(self.fine.hf_token.weight)
+        batch = len(sparse)
+        parts = [torch.cat(own).expand(batch, -1, -1), sparse]
+        if readers:
+            parts.append(self.fine.hf_token.weight.expand(batch, -1, -1))
+        tokens, encoded = self.transformer(
+            source, torch.cat(parts, dim=1), image_code=image_code, readers=readers
+        )
+        return tokens, encoded.unflatten(1, source.shape[2:]).permute(0, 3, 1, 2)
+
+    def _upscale(self, encoded: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
+        """Bring (B, C, h, w) to (B, C / 8, 4h, 4w), adding SAM 2's high-resolution maps on the way."""
+        if self.config.generation == 1:
+            upscaled: Tensor = self.output_upscaling(encoded)
+            return upscaled
         first, norm, act, second, last = self.output_upscaling
         coarse = act(norm(first(encoded) + fine[1]))  # (B, C / 4, 2h, 2w)
         return last(second(coarse) + fine[0])
 
-    def select(self, output: MaskOutput, *, multimask: bool) -> MaskOutput:
-        """Return masks 1 to 3, or one mask: mask 0 while it is stable, else the best of 1 to 3 (inference only)."""
-        ambiguous = MaskOutput(
-            output.logits[:, 1:], output.ious[:, 1:], output.object_scores, output.tokens[:, 1:]
-        )
-        if multimask:
-            return ambiguous
-        single = output.logits[:, :1]
-        is_stable = self.stability(single) >= self.config.stability_threshold  # (B, 1)
-        best = ambiguous.ious.argmax(dim=1, keepdim=True)  # (B, 1)
-        rows = torch.arange(len(best), device=best.device)[:, None]
-        return MaskOutput(
-            logits=torch.where(is_stable[..., None, None], single, ambiguous.logits[rows, best]),
-            ious=torch.where(is_stable, output.ious[:, :1], ambiguous.ious[rows, best]),
-            object_scores=output.object_scores,
-            tokens=output.tokens[:, :1],
-        )
+    def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
+        """Return what is shown of four masks (inference only).
+
+        With `multimask`, masks 1 to 3; of HQ-SAM, whose fine mask is one for all, only the best of them. Without,
+        mask 0; in SAM 2 while it is stable, else the best of 1 to 3. Then the fine boundaries are added, if asked for.
+        """
+        chosen = output.masks(slice(1, None))
+        if multimask and fine != "off" and self.config.generation == 1:
+            chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
+        if not multimask:
+            chosen = output.masks(slice(1)) if self.config.generation == 1 else self._stable(output)
+        if fine == "off" or chosen.fine is None:
+            return replace(chosen, fine=None)
+        return self.fine.finished(chosen, alone=fine == "only")
+
+    def _stable(self, output: MaskOutput) -> MaskOutput:
+        """Return mask 0 of each prompt while it is stable, else the best of 1 to 3; the token stays that of mask 0."""
+        is_stable = self.stability(output.logits[:, :1]) >= self.config.stability_threshold  # (B, 1)
+        best = output.ious[:, 1:].argmax(dim=1, keepdim=True) + 1  # (B, 1)
+        chosen = output.masks(torch.where(is_stable, torch.zeros_like(best), best))
+        return replace(chosen, tokens=output.tokens[:, :1])
 
     def stability(self, logits: Tensor) -> Tensor:
         """Return the IoU of (..., H, W) logits cut a little above and a little below zero; 1 where both are empty."""

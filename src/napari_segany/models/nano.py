@@ -43,13 +43,6 @@ class ConvNorm(nn.Sequential):
             self[0], self[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def fold_norms(module: nn.Module) -> None:
-    """Fold every batch norm of a module that is in evaluation mode into its convolution."""
-    for part in module.modules():
-        if isinstance(part, ConvNorm):
-            part.fold()
-
-
 class ConvBlock(nn.Module):
     """A residual pair of 3 x 3 convolutions."""
 

@@ -46,7 +46,7 @@ class PromptGrid:
 
 
 class PromptEncoder(nn.Module):
-    """Points (B, N) and masks to sparse (B, N', C) and dense (B, C, h, w) embeddings.
+    """Points (B, N) and masks to sparse (B, N', C) and dense (B or 1, C, h, w) embeddings.
 
     Parameters
     ----------
@@ -135,8 +135,7 @@ class PromptEncoder(nn.Module):
             return sparse, self._drawn(xy, labels, masks=masks, size=size)
         if masks is not None:
             return sparse, self.mask_downscaling(masks.to(self.dtype))  # (B, C, h, w)
-        dense = self.no_mask_embed.weight[..., None, None].expand(len(xy), -1, *size)
-        return sparse, dense
+        return sparse, self.no_mask_embed.weight[..., None, None].expand(1, -1, *size)  # one for all prompts
 
     def _drawn(self, xy: Tensor, labels: Tensor, *, masks: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Return the (B, C, h, w) code of earlier logits with clicks and box drawn beside them."""

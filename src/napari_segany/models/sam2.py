@@ -6,55 +6,30 @@ checkpoints, so these load without a key map.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fine import FineConfig
 from .hiera import HIERA, Hiera, HieraConfig
 from .layers import Mlp, sine_position_code
-from .mask_decoder import DecoderConfig, MaskDecoder, MaskOutput
+from .mask_decoder import DecoderConfig, MaskDecoder
 from .memory import MemoryAttention, MemoryConfig, MemoryEncoder
 from .nano import NANO, NanoConfig, NanoNeck, NanoTrunk
-from .prompt_encoder import PADDING, PromptEncoder, PromptGrid
+from .prompt_encoder import PromptEncoder
+from .promptable import ImageFeatures, Promptable, PromptableConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Sam2Config:
-    """Everything that tells one SAM 2 from another.
+class Sam2Config(PromptableConfig):
+    """Everything that tells one SAM 2 from another; `memory` is None for models of single images."""
 
-    `image_size` is the frame's side in pixels and `stride` that of the image embedding. `resizing` says how an image
-    fills the frame: stretched to a square, or with its aspect kept; then larger images get frames of up to
-    `largest_size` on their longer side. `is_local` models look at small objects again, magnified, and drop stray
-    islands of a mask; the released models answer as published. `memory` is None for models of single images.
-    """
-
-    name: str
     trunk: HieraConfig | NanoConfig
+    _: KW_ONLY
     version: str = "2.1"
-    image_size: int = 1024
-    stride: int = 16
-    width: int = 256
-    mask_channels: int = 16
-    click_sigma: float | None = None
-    resizing: str = "stretch"
-    largest_size: int = 1024
-    is_local: bool = False
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     memory: MemoryConfig | None = field(default_factory=MemoryConfig)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageFeatures:
-    """What the decoder needs of B images: `embedding` (B, C, h, w), `fine` (B, C/8, 4h, 4w) and (B, C/4, 2h, 2w)."""
-
-    embedding: Tensor
-    fine: tuple[Tensor, Tensor]
-
-    def of(self, index: Tensor) -> ImageFeatures:
-        """Return the features of images `index` (N,), one row for each prompt."""
-        return ImageFeatures(self.embedding[index], (self.fine[0][index], self.fine[1][index]))
 
 
 class FpnNeck(nn.Module):
@@ -104,27 +79,32 @@ class NanoEncoder(nn.Module):
         return self.neck(self.trunk(pixels))
 
 
-class Sam2(nn.Module):
+class Sam2(Promptable):
     """The image model of SAM 2, and the parameters of its memory where the row has one."""
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
-        self.config = config
+        self.config: Sam2Config = config
         is_nano = isinstance(config.trunk, NanoConfig)
         self.image_encoder: nn.Module = (
             NanoEncoder(config.trunk)
             if isinstance(config.trunk, NanoConfig)
             else ImageEncoder(config.trunk, config.width)
         )
-        self.sam_prompt_encoder = PromptEncoder(
-            config.width,
-            PromptGrid(config.image_size, config.stride),
-            mask_channels=config.mask_channels,
-            click_sigma=config.click_sigma,
-        )
+        self.sam_prompt_encoder = config.prompt_encoder()
         self.sam_mask_decoder = MaskDecoder(config.width, config.decoder, projects_fine_maps=not is_nano)
         if config.memory is not None:
             self._add_memory(config.memory)
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The prompt encoder."""
+        return self.sam_prompt_encoder
+
+    @property
+    def decoder(self) -> MaskDecoder:
+        """The mask decoder."""
+        return self.sam_mask_decoder
 
     def _add_memory(self, memory: MemoryConfig) -> None:
         """Create the modules and tables that propagation uses."""
@@ -144,13 +124,23 @@ class Sam2(nn.Module):
     def encoder_parts(self) -> list[nn.Module]:
         """Return the modules that images alone pass through; they may run in another number format than prompts."""
         decoder = self.sam_mask_decoder
-        narrow = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
-        return [self.image_encoder, *narrow]
+        parts = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
+        if self._has_details:
+            parts.append(decoder.fine.details)
+        return [self.image_encoder, *parts]
+
+    @property
+    def _has_details(self) -> bool:
+        """Whether the fine head makes a map of the image itself."""
+        fine = self.config.decoder.fine
+        return fine is not None and fine.channels > 0
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Return the features of (B, 3, H, W) normalised pixels."""
         if isinstance(self.image_encoder, NanoEncoder):
             embedding, fine = self.image_encoder(pixels)
+            if self._has_details:
+                fine = (*fine, self.sam_mask_decoder.fine.of_image(pixels, fine[0]))
             return ImageFeatures(embedding, fine)
         stride4, stride8, stride16 = self.image_encoder(pixels)
         decoder = self.sam_mask_decoder
@@ -159,60 +149,6 @@ class Sam2(nn.Module):
             stride16 = stride16 + self.no_mem_embed[0, 0, :, None, None]
         return ImageFeatures(stride16, fine)
 
-    def decode_all(
-        self,
-        features: ImageFeatures,
-        xy: Tensor,
-        labels: Tensor,
-        *,
-        masks: Tensor | None = None,
-        origin: tuple[float, float] = (0.0, 0.0),
-    ) -> MaskOutput:
-        """Return all four masks of B prompts, before any choice among them.
-
-        Parameters
-        ----------
-        features
-            Of one image, or of B images, one a prompt.
-        xy : (B, N, 2)
-            (x, y) in frame pixels, box corners before clicks; a padding point is appended here, if there is any.
-        labels : (B, N)
-        masks : (B, 1, 4h, 4w)
-            Earlier logits.
-        origin
-            Where the features' first pixel lies in the frame, (x, y), if they are a part of one.
-        """
-        size = (features.embedding.shape[2], features.embedding.shape[3])
-        if xy.shape[1] > 0:  # a mask alone has no sparse part at all
-            xy = torch.cat((xy, xy.new_zeros(len(xy), 1, 2)), dim=1)
-            labels = torch.cat((labels, labels.new_full((len(labels), 1), PADDING)), dim=1)
-        sparse, dense = self.sam_prompt_encoder(xy, labels, masks=masks, size=size, origin=origin)
-        output: MaskOutput = self.sam_mask_decoder(
-            features.embedding,
-            features.fine,
-            sparse=sparse,
-            dense=dense,
-            image_code=self.sam_prompt_encoder.dense_code(size, origin=origin),
-        )
-        return output
-
-    def decode(
-        self,
-        features: ImageFeatures,
-        xy: Tensor,
-        labels: Tensor,
-        *,
-        masks: Tensor | None = None,
-        multimask: bool = True,
-    ) -> MaskOutput:
-        """Return three masks, or the one stable mask, of each of B prompts; see `decode_all`."""
-        output = self.decode_all(features, xy, labels, masks=masks)
-        return self.sam_mask_decoder.select(output, multimask=multimask)
-
-    def forward(self, pixels: Tensor, xy: Tensor, labels: Tensor) -> MaskOutput:
-        """Encode (B, 3, H, W) images and decode one prompt on each."""
-        return self.decode_all(self.encode(pixels), xy, labels)
-
     def position_code(self, size: tuple[int, int]) -> Tensor:
         """Return the (C, h, w) sine code of a feature map, as the memory attention adds it."""
         return sine_position_code(self.config.width, size)
@@ -220,26 +156,37 @@ class Sam2(nn.Module):
 
 NANO_DECODER = DecoderConfig(heads=4, mlp_width=512, iou_width=128)
 
+_NANO = Sam2Config(
+    "sam2-nano",
+    NANO["nano"],
+    version="nano",
+    image_size=512,
+    stride=8,
+    width=128,
+    mask_channels=32,
+    click_sigma=4.0,
+    resizing="fit",
+    largest_size=1280,
+    is_local=True,
+    decoder=NANO_DECODER,
+    memory=None,
+)
+
 SAM2: dict[str, Sam2Config] = {
     f"{prefix}_{trunk}": Sam2Config(f"{prefix}_{trunk}", config, version=version)
     for prefix, version in (("sam2", "2.0"), ("sam2.1", "2.1"))
     for trunk, config in HIERA.items()
 } | {
-    "sam2-nano": Sam2Config(
-        "sam2-nano",
-        NANO["nano"],
-        version="nano",
-        image_size=512,
-        stride=8,
-        width=128,
-        mask_channels=32,
-        click_sigma=4.0,
-        resizing="fit",
-        largest_size=1280,
-        is_local=True,
-        decoder=NANO_DECODER,
-        memory=None,
-    )
+    "sam2.1_hq_hiera_large": Sam2Config(
+        "sam2.1_hq_hiera_large", HIERA["hiera_large"], decoder=DecoderConfig(fine=FineConfig())
+    ),
+    "sam2-nano": _NANO,
+    "sam2-hq-nano": replace(
+        _NANO,
+        name="sam2-hq-nano",
+        version="nano-hq",
+        decoder=replace(NANO_DECODER, fine=FineConfig(channels=8)),
+    ),
 }
 
 

@@ -6,78 +6,43 @@ Features are a value, not a state: several images can be open at once, and nothi
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_segany.core.errors import OutOfMemoryError, PromptError
+from napari_segany.core.errors import PromptError
 from napari_segany.core.geometry import ResizeMap, fit_long_side, stretch
 from napari_segany.core.intensity import Window, sample_window
-from napari_segany.core.types import FeaturesLike, FloatArray, MaskPrediction, ModelCard, Prompt
-from napari_segany.models.mask_decoder import MaskOutput, resize_logits
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
-from napari_segany.models.sam2 import ImageFeatures
+from napari_segany.core.types import (
+    AnyArray,
+    FeaturesLike,
+    FloatArray,
+    MaskPrediction,
+    ModelCard,
+    PackedFeatures,
+    Prompt,
+)
+from napari_segany.models.mask_decoder import FineUse, MaskOutput
+from napari_segany.models.promptable import ImageFeatures
 
+from .features import Features, pack, unpack
 from .loading import Model
+from .masks import masks_of
+from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
 from .preprocess import check_image, to_frame, to_rgb
-from .zoom import VIEW_SIDE, View, boxes_of_answer, boxes_of_logits, choose_window, drop_islands, resample
+from .prompts import Encoded, encode_prompt
+from .zoom import VIEW_SIDE, View, boxes_of_answer, boxes_of_logits, choose_window, kept_parts, resample
 
 LEVELS_OF_THREE = (2, 4, 6)
 LEVEL_OF_ONE = 4
-DRAWN_LOGIT = 10.0
 _FRAME_MULTIPLE = 32
-_LARGEST_BATCH = 32
+_LARGEST_BATCH = 16
 _MOST_VIEWS = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """What one image looks like to one model.
-
-    `rgb` (1, 3 or 1, H, W), 0 to 1 in half precision, is there for models that look at small objects again; `views`
-    are the windows looked at so far, the most recent last.
-    """
-
-    tensors: ImageFeatures
-    resize: ResizeMap
-    window: Window
-    model: ModelCard
-    rgb: Tensor | None = None
-    views: OrderedDict[tuple[int, int, int, int], View] = field(default_factory=OrderedDict)
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """(H, W) of the embedded image."""
-        return self.resize.source
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the features hold, in bytes."""
-        kept = [self.tensors, *(view.tensors for view in self.views.values())]
-        rgb = 0 if self.rgb is None else self.rgb.nbytes
-        return rgb + sum(t.nbytes for part in kept for t in (part.embedding, *part.fine))
-
-    @property
-    def logits_shape(self) -> tuple[int, int]:
-        """(h, w) of the mask logits that belong to these features."""
-        height, width = self.tensors.embedding.shape[2:]
-        return 4 * height, 4 * width
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Encoded:
-    """One prompt as tensors: (N, 2) (x, y) in frame pixels, (N,) labels, (1, h, w) logits."""
-
-    xy: Tensor
-    labels: Tensor
-    mask: Tensor | None
 
 
 class ImagePredictor:
@@ -85,6 +50,7 @@ class ImagePredictor:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self._batch = _LARGEST_BATCH
 
     @property
     def card(self) -> ModelCard:
@@ -108,30 +74,43 @@ class ImagePredictor:
         ImageError
             If shape or dtype do not fit.
         OutOfMemoryError
-            If the encoder does not fit into memory.
+            If the encoder does not fit into memory, not even on the CPU.
         """
         image = check_image(image)
         window = window or sample_window(image)
-        shape = (image.shape[0], image.shape[1])
-        resize, rgb = self._resize(shape), to_rgb(image, window)
-        kept = _half(image, rgb) if self.model.config.is_local else None
-        return Features(self._encode(rgb, resize), resize, window, self.card, kept)
+        config = self.model.config
+        resize, rgb = self._resize((image.shape[0], image.shape[1])), to_rgb(image, window)
+        kept = _half(image, rgb) if config.is_local else None
+        tensors = self._encode(rgb, resize)
+        return Features(tensors, resize, window, self.card, stride=config.stride, rgb=kept)
 
     def _encode(self, rgb: Tensor, resize: ResizeMap) -> ImageFeatures:
         """Return the features of (1, 3, H, W) pixels in 0..1, in float32."""
-        placement = self.model.placement
-        pixels = to_frame(rgb, resize)
-        pixels = pixels.to(placement.device, placement.encoder_dtype, memory_format=torch.channels_last)
+        placement, config = self.model.placement, self.model.config
+        side = config.image_size if config.resizing == "pad" else None
+        pixels = to_frame(rgb, resize, side=side)
         try:
-            tensors = self.model.network.encode(pixels)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"{self.card.name} needs more memory than {placement.device} has for an image of {resize.source}; "
-                "use device='cpu' or a smaller model"
-            ) from error
-        return ImageFeatures(tensors.embedding.float(), (tensors.fine[0].float(), tensors.fine[1].float()))
+            pixels = pixels.to(placement.device, placement.encoder_dtype, memory_format=torch.channels_last)
+            return self.model.network.encode(pixels).to(placement.device, torch.float32)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if placement.device.type == "cpu":
+                raise refusal(self.card.name, f"an image of {resize.source}") from error
+        self.model = on_cpu(self.model, what=f"an image of {resize.source}")
+        return self._encode(rgb, resize)
 
-    def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
+    def pack(self, features: FeaturesLike) -> PackedFeatures:
+        """Return features as named arrays, floats in half precision, and what else belongs to them, as JSON."""
+        return pack(self._own(features))
+
+    def unpack(self, arrays: dict[str, AnyArray], description: dict[str, object]) -> Features:
+        """Return what `pack` took apart; an ImageError if it does not fit."""
+        return unpack(arrays, description, model=self.card, device=self.model.placement.device)
+
+    def predict(
+        self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True, fine: bool | None = None
+    ) -> MaskPrediction:
         """Return the masks of one prompt, best first.
 
         Parameters
@@ -142,67 +121,111 @@ class ImagePredictor:
             Points, box, mask, or several of them, on one object.
         multimask
             Three answers of different size, or the one the model deems most likely. Ask for one when correcting.
+        fine
+            Whether HQ models draw fine boundaries: None as they are made to, False as the model beneath them. HQ-SAM
+            then gives the best of its three answers alone.
 
         Raises
         ------
         PromptError
-            If the prompt asks for text, lies outside of the image, or its logits belong to other features.
+            If the prompt asks for text, lies outside of the image, or its logits belong to other features; or if fine
+            boundaries are asked of a model without them.
+        OutOfMemoryError
+            If a single prompt does not fit into memory.
         """
-        return self.predict_many(features, [prompt], multimask=multimask)[0]
+        return self.predict_many(features, [prompt], multimask=multimask, fine=fine)[0]
 
     @torch.inference_mode()
     def predict_many(
-        self, features: FeaturesLike, prompts: Sequence[Prompt], *, multimask: bool = True
+        self,
+        features: FeaturesLike,
+        prompts: Sequence[Prompt],
+        *,
+        multimask: bool = True,
+        fine: bool | None = None,
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts on one image, in their order; equal to `predict` on each."""
-        own = self._own(features)
-        encoded = self._encode_all(prompts, own)
+        own, use = self._own(features), self._fine_use(fine)
+        encoded = [encode_prompt(prompt, own) for prompt in prompts]
         windows = [_window_of_earlier(prompt, own) for prompt in prompts]
         whole = [index for index, window in enumerate(windows) if window is None]
-        answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask)
-        predictions = {
-            i: _prediction(answer, own.image_shape) for i, answer in zip(whole, answers, strict=True)
-        }
+        answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
+        predictions = {i: _prediction(answer, own) for i, answer in zip(whole, answers, strict=True)}
         if own.rgb is not None:
             for i, first in predictions.items():
                 windows[i] = choose_window(prompts[i], boxes_of_answer(first), own.resize)
         for i, window in enumerate(windows):
             if window is not None:
-                predictions[i] = self._closer(own, encoded[i], window, multimask=multimask)
+                predictions[i] = self._closer(own, encoded[i], window, multimask=multimask, use=use)
         return [predictions[index] for index in range(len(prompts))]
 
-    def _encode_all(self, prompts: Sequence[Prompt], features: Features) -> list[_Encoded]:
-        """Return all prompts as tensors in frame pixels."""
-        return [
-            _Encoded(
-                *self._encode_points(prompt, features),
-                self._encode_mask(prompt, features) if prompt.mask is not None else None,
+    def _fine_use(self, fine: bool | None) -> FineUse:
+        """Return what becomes of the fine boundaries."""
+        has_fine = self.model.config.has_fine
+        if fine and not has_fine:
+            raise PromptError(
+                f"{self.card.name} draws no fine boundaries; load a model that does (`segany models` marks them)"
             )
-            for prompt in prompts
-        ]
+        return "added" if has_fine and fine is not False else "off"
 
     def _answer(
-        self, tensors: ImageFeatures, encoded: list[_Encoded], *, multimask: bool
+        self, tensors: ImageFeatures, encoded: list[Encoded], *, multimask: bool, use: FineUse
     ) -> list[MaskOutput]:
-        """Decode prompts on one set of features, those of equal length as one batch; one answer (1, M, …) each."""
-        groups: dict[tuple[int, bool], list[int]] = {}
+        """Decode prompts on one set of features, those of a kind as one batch; one answer (1, M, …) each."""
+        groups: dict[tuple[int, bool, bool], list[int]] = {}
         for index, item in enumerate(encoded):
-            groups.setdefault((len(item.xy), item.mask is not None), []).append(index)
+            groups.setdefault(item.kind, []).append(index)
         answers: dict[int, MaskOutput] = {}
-        for (_, has_mask), members in groups.items():
-            for part in _parts(members, _LARGEST_BATCH):
-                xy, labels = (torch.stack([getattr(encoded[i], k) for i in part]) for k in ("xy", "labels"))
-                masks = torch.stack([cast(Tensor, encoded[i].mask) for i in part]) if has_mask else None
-                output = self._decode(tensors, xy, labels, masks=masks, multimask=multimask)
-                answers.update((i, output.row(k)) for k, i in enumerate(part))
+        for members in groups.values():
+            while members:
+                part, members = members[: self._batch], members[self._batch :]
+                batch = [encoded[i] for i in part]
+                output = self._decode(tensors, batch, multimask=multimask, use=use)
+                if output is None:  # too many at once: again, with fewer
+                    members = part + members
+                else:
+                    answers.update((i, output.row(k)) for k, i in enumerate(part))
         return [answers[index] for index in range(len(encoded))]
 
+    def _decode(
+        self, tensors: ImageFeatures, batch: list[Encoded], *, multimask: bool, use: FineUse
+    ) -> MaskOutput | None:
+        """Run the decoder on prompts of one kind; None where memory asks for a smaller batch, chosen by then."""
+        device = self.model.placement.device
+        xy, labels = (torch.stack([getattr(item, k) for item in batch]).to(device) for k in ("xy", "labels"))
+        masks = None
+        if batch[0].mask is not None:
+            masks = torch.stack([cast(Tensor, item.mask) for item in batch]).to(device)
+        try:
+            output = self.model.network.decode(
+                tensors.to(device, torch.float32), xy, labels, masks=masks, multimask=multimask, fine=use
+            )
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) > SMALLEST_BATCH:
+                self._batch = len(batch) // 2
+                return None
+            if device.type == "cpu":
+                raise refusal(self.card.name, f"{len(batch)} prompts at once") from error
+        else:
+            return _without_islands(output) if self.model.config.is_local else output
+        self.model = on_cpu(self.model, what="a prompt")
+        return None
+
     def _closer(
-        self, features: Features, prompt: _Encoded, window: tuple[slice, slice], *, multimask: bool
+        self,
+        features: Features,
+        prompt: Encoded,
+        window: tuple[slice, slice],
+        *,
+        multimask: bool,
+        use: FineUse,
     ) -> MaskPrediction:
         """Return the answer to a prompt from a magnified window."""
         view = self._view(features, window)
-        (answer,) = self._answer(view.tensors, [_in_view(prompt, features, view)], multimask=multimask)
+        seen = [_in_view(prompt, features, view)]
+        (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
         return _prediction_of_view(answer, features, view)
 
     def _view(self, features: Features, window: tuple[slice, slice]) -> View:
@@ -222,26 +245,14 @@ class ImagePredictor:
             features.views.popitem(last=False)
         return view
 
-    def _decode(
-        self, tensors: ImageFeatures, xy: Tensor, labels: Tensor, *, masks: Tensor | None, multimask: bool
-    ) -> MaskOutput:
-        """Run the decoder on prompts of equal length."""
-        device = self.model.placement.device
-        output = self.model.network.decode(
-            tensors,
-            xy.to(device),
-            labels.to(device),
-            masks=None if masks is None else masks.to(device),
-            multimask=multimask,
-        )
-        return replace(output, logits=drop_islands(output.logits)) if self.model.config.is_local else output
-
     def _resize(self, shape: tuple[int, int]) -> ResizeMap:
         """Return how an image fills this model's frame."""
         config = self.model.config
         if config.resizing == "fit":
             side = min(max(*shape, config.image_size), config.largest_size)
             return fit_long_side(shape, long_side=side, multiple=_FRAME_MULTIPLE)
+        if config.resizing == "pad":
+            return fit_long_side(shape, long_side=config.image_size)
         return stretch(shape, side=config.image_size)
 
     def _own(self, features: FeaturesLike) -> Features:
@@ -253,58 +264,6 @@ class ImagePredictor:
                 f"these features were made by {features.model.name}, not by {self.card.name}; embed the image again"
             )
         return features
-
-    def _encode_points(self, prompt: Prompt, features: Features) -> tuple[Tensor, Tensor]:
-        """Return a prompt's box corners and points as (N, 2) (x, y) in frame pixels, with (N,) labels."""
-        if prompt.text is not None:
-            raise PromptError(f"{self.card.name} reads no text; prompt with points, a box or a mask")
-        coords: list[NDArray[np.float32]] = []
-        labels: list[int] = []
-        if prompt.box is not None:
-            box = prompt.box
-            corners = np.array([[box.row0, box.col0], [box.row1, box.col1]], dtype=np.float32) - 0.5
-            coords.append(corners)  # a half-open end is the edge between two pixels
-            labels += [BOX_START, BOX_END]
-        if prompt.points is not None:
-            coords.append(prompt.points.coords)
-            labels += [POSITIVE if sign else NEGATIVE for sign in prompt.points.positive]
-        where = np.concatenate(coords) if coords else np.zeros((0, 2), dtype=np.float32)
-        _check_inside(where, features.image_shape)
-        frame = features.resize.forward(where)[:, ::-1].copy()
-        return torch.from_numpy(frame), torch.tensor(labels, dtype=torch.long)
-
-    def _encode_mask(self, prompt: Prompt, features: Features) -> Tensor:
-        """Return a prompt's mask as (1, h, w) logits."""
-        mask = prompt.mask
-        assert mask is not None
-        if mask.dtype == np.bool_:
-            if mask.shape != features.image_shape:
-                raise PromptError(f"the mask prompt has shape {mask.shape}, the image {features.image_shape}")
-            drawn = torch.from_numpy(mask.astype(np.float32))[None, None]
-            area = F.interpolate(drawn, size=features.logits_shape, mode="bilinear", antialias=True)[0]
-            return (2 * area - 1) * DRAWN_LOGIT
-        if mask.shape != features.logits_shape:
-            raise PromptError(
-                f"logits of shape {mask.shape} do not belong to these features ({features.logits_shape}); "
-                "pass MaskPrediction.logits of the same image, or a bool mask of the image's size"
-            )
-        return torch.from_numpy(mask)[None]
-
-
-def _check_inside(coords: NDArray[np.float32], shape: tuple[int, int]) -> None:
-    """Refuse points more than half a pixel outside of the image."""
-    low, high = coords < -0.5 - 1e-3, coords > np.asarray(shape) - 0.5 + 1e-3
-    outside = (low | high).any(axis=1)
-    if outside.any():
-        row, col = coords[outside][0]
-        raise PromptError(
-            f"({row:g}, {col:g}) lies outside of the image of {shape[0]} x {shape[1]} pixels (row, col)"
-        )
-
-
-def _parts(members: list[int], size: int) -> Iterable[list[int]]:
-    """Cut a list into pieces of at most `size`."""
-    return (members[i : i + size] for i in range(0, len(members), size))
 
 
 def _window_of_earlier(prompt: Prompt, features: Features) -> tuple[slice, slice] | None:
@@ -320,7 +279,7 @@ def _half(image: NDArray[np.generic], rgb: Tensor) -> Tensor:
     return rgb[:, : 1 if image.ndim == 2 else 3].half().clone()
 
 
-def _in_view(prompt: _Encoded, features: Features, view: View) -> _Encoded:
+def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
     """Return a prompt of the whole frame in the coordinates of a view."""
     scale = torch.tensor(features.resize.scale[::-1], dtype=torch.float32)
     zoom = torch.tensor(view.resize.scale[::-1], dtype=torch.float32)
@@ -336,32 +295,59 @@ def _in_view(prompt: _Encoded, features: Features, view: View) -> _Encoded:
             size=size,
             step=(view.resize.source[0] / size[0], view.resize.source[1] / size[1]),
         )[0]
-    return _Encoded(edges * zoom - 0.5, prompt.labels, mask)
+    return Encoded(edges * zoom - 0.5, prompt.labels, mask)
+
+
+def _without_islands(output: MaskOutput) -> MaskOutput:
+    """Return an answer whose masks lost their stray islands."""
+    kept = kept_parts(output.logits)
+    logits = torch.where(kept, output.logits, output.logits.clamp(max=-1.0))
+    fine = output.fine
+    if fine is not None:
+        wide = kept.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        fine = torch.where(wide, fine, fine.clamp(max=-1.0))
+    return replace(output, logits=logits, fine=fine)
 
 
 def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> MaskPrediction:
     """Return an answer of a view as one of the whole image."""
-    inner = _prediction(output, view.resize.source)
+    order, inner = _in_order(output, cells=(1.0, 1.0), shape=view.resize.source)
     masks = np.zeros((len(inner), *features.image_shape), dtype=bool)
-    masks[:, view.window[0], view.window[1]] = inner.masks
+    masks[:, view.window[0], view.window[1]] = inner
     size = features.logits_shape
     step = (features.image_shape[0] / size[0], features.image_shape[1] / size[1])
     logits = resample(
-        torch.from_numpy(inner.logits)[:, None],
+        output.logits[0][order].cpu()[:, None],
         source=view.resize,
         origin=(-view.window[0].start, -view.window[1].start),
         size=size,
         step=step,
     )[:, 0]
-    return MaskPrediction(masks, inner.scores, logits.numpy(), inner.levels)
+    return _made(masks, output, order, logits=logits)
 
 
-def _prediction(output: MaskOutput, shape: tuple[int, int]) -> MaskPrediction:
-    """Return one prompt's (1, M, …) answer with masks at a size, best first."""
-    masks = (resize_logits(output.logits, shape)[0] > 0).cpu().numpy()  # (M, H, W)
-    scores, logits = output.ious[0].float().cpu().numpy(), output.logits[0].float().cpu().numpy()
-    order = np.argsort(-scores, kind="stable")
-    return MaskPrediction(masks[order], scores[order], logits[order], _levels(masks[order]))
+def _prediction(output: MaskOutput, features: Features) -> MaskPrediction:
+    """Return one prompt's (1, M, …) answer with masks of the image, best first."""
+    frame, target = features.frame_shape, features.resize.target
+    covered = (target[0] / frame[0], target[1] / frame[1])
+    order, masks = _in_order(output, cells=covered, shape=features.image_shape)
+    return _made(masks, output, order, logits=output.logits[0][order].cpu())
+
+
+def _in_order(
+    output: MaskOutput, *, cells: tuple[float, float], shape: tuple[int, int]
+) -> tuple[Tensor, NDArray[np.bool_]]:
+    """Return the order of the masks, best first, and in it the (M, H, W) masks; `cells` is the share that `shape` covers."""
+    order = torch.argsort(-output.ious[0], stable=True)
+    logits = (output.logits if output.fine is None else output.fine)[0][order].float()
+    height, width = logits.shape[1:]
+    return order, masks_of(logits, cells=(cells[0] * height, cells[1] * width), shape=shape)
+
+
+def _made(masks: NDArray[np.bool_], output: MaskOutput, order: Tensor, *, logits: Tensor) -> MaskPrediction:
+    """Return a prediction of masks and logits that are in order already."""
+    scores = output.ious[0][order].float().cpu().numpy()
+    return MaskPrediction(masks, scores, logits.float().numpy(), _levels(masks))
 
 
 def _levels(masks: NDArray[np.bool_]) -> NDArray[np.int_]:

@@ -6,28 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from napari_segany.core.errors import UnknownModelError, WeightsError
 from napari_segany.core.types import ModelCard
-from napari_segany.models.download import Progress
-from napari_segany.models.nano import fold_norms
+from napari_segany.models.build import CONFIGS, build_model, key_map_of
+from napari_segany.models.download import Progress, find_decoder, find_weights, origin_sha256
+from napari_segany.models.layers import fold_norms
+from napari_segany.models.promptable import Promptable, PromptableConfig
 from napari_segany.models.registry import list_models, spec_of
-from napari_segany.models.sam2 import SAM2, Sam2, Sam2Config, build_sam2
-from napari_segany.models.weights import find_weights, identify, load_strictly, read_weights, sha256_of
+from napari_segany.models.unetr import UnetrDecoder, unetr_config_of
+from napari_segany.models.weights import identify, load_strictly, read_weights, split_decoder
 
 from .precision import Placement, place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A loaded model: its network, where it runs, and what provenance needs to say."""
+    """A loaded model: its network, where it runs, and what provenance needs to say.
+
+    `decoder` finds every object without prompts, in micro-sam's models.
+    """
 
     card: ModelCard
-    network: Sam2
+    network: Promptable
     placement: Placement
+    decoder: UnetrDecoder | None = None
 
     @property
-    def config(self) -> Sam2Config:
+    def config(self) -> PromptableConfig:
         """The row that the network was built from."""
         return self.network.config
 
@@ -65,21 +72,53 @@ def load_model(
     """
     placement = place(device, precision)
     name, path = _locate(name_or_path, progress=progress)
-    weights = read_weights(path)
+    weights, decoder = split_decoder(read_weights(path))
+    if name is not None and decoder is None:
+        beside = find_decoder(spec_of(name), progress=progress)
+        decoder = None if beside is None else _decoder_weights(beside)
     name = name or identify(weights)
-    if name is None or name not in SAM2:
+    if name is None or name not in CONFIGS:
         names = ", ".join(spec.name for spec in list_models())
         raise WeightsError(f"{path} holds {len(weights)} tensors that fit no known model; known are {names}")
-    card = ModelCard(name, sha256_of(path), licence=spec_of(name).licence)
-    return assemble(card, weights, placement=placement, where=str(path))
+    card = ModelCard(
+        name,
+        origin_sha256(path),
+        licence=spec_of(name).licence,
+        has_fine=CONFIGS[name].has_fine,
+        finds_instances=decoder is not None,
+    )
+    return assemble(card, weights, placement=placement, where=str(path), decoder=decoder)
 
 
-def assemble(card: ModelCard, weights: dict[str, torch.Tensor], *, placement: Placement, where: str) -> Model:
-    """Return a ready model of a row's name (`card.name`) from its weights; `where` names their origin in errors."""
+def assemble(
+    card: ModelCard,
+    weights: dict[str, Tensor],
+    *,
+    placement: Placement,
+    where: str,
+    decoder: dict[str, Tensor] | None = None,
+) -> Model:
+    """Return a ready model of a row's name (`card.name`) from its weights; `where` names their origin in errors.
+
+    `decoder` are the weights of micro-sam's instance decoder, if there is one.
+    """
+    config = CONFIGS[card.name]
     with torch.device("meta"):
-        network = build_sam2(card.name)
-    load_strictly(network, weights, where=where)
-    return Model(card, _prepare(network, placement), placement)
+        network = build_model(config)
+    load_strictly(network, weights, key_map=key_map_of(config), where=where)
+    finder = None
+    if decoder is not None:
+        with torch.device("meta"):
+            finder = UnetrDecoder(unetr_config_of(decoder))
+        load_strictly(finder, decoder, where=f"the instance decoder of {where}")
+        _freeze(finder).to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
+    return Model(card, _prepare(network, placement), placement, finder)
+
+
+def _decoder_weights(path: Path) -> dict[str, Tensor]:
+    """Return the instance decoder in a file of its own."""
+    weights, decoder = split_decoder(read_weights(path))
+    return weights if decoder is None else decoder
 
 
 def _locate(name_or_path: str | Path, *, progress: Progress | None) -> tuple[str | None, Path]:
@@ -93,10 +132,16 @@ def _locate(name_or_path: str | Path, *, progress: Progress | None) -> tuple[str
     return spec.name, find_weights(spec, progress=progress)
 
 
-def _prepare(network: Sam2, placement: Placement) -> Sam2:
+def _prepare(network: Promptable, placement: Placement) -> Promptable:
     """Return the network as it predicts fastest: frozen, norms folded, encoder in its format, on its device."""
-    network.eval().requires_grad_(requires_grad=False)
-    fold_norms(network)
+    _freeze(network)
     for part in network.encoder_parts():
         part.to(placement.encoder_dtype)
     return network.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
+
+
+def _freeze(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a module for inference: no gradients, batch norms folded into their convolutions."""
+    module.eval().requires_grad_(requires_grad=False)
+    fold_norms(module)
+    return module

@@ -58,7 +58,13 @@ def to_rgb(image: NDArray[np.generic], window: Window) -> Tensor:
     return F.pad(values, (0, 0, 0, 0, 0, 3 - values.shape[1]))
 
 
-def to_frame(rgb: Tensor, resize: ResizeMap) -> Tensor:
-    """Return normalised (1, 3, h, w) pixels, resized with antialiasing to the map's target."""
+def to_frame(rgb: Tensor, resize: ResizeMap, *, side: int | None = None) -> Tensor:
+    """Return normalised (1, 3, h, w) pixels, resized with antialiasing to the map's target.
+
+    With `side`, zeros are added at the bottom and the right up to a square, after normalisation (SAM).
+    """
     pixels = F.interpolate(rgb, size=resize.target, mode="bilinear", antialias=True, align_corners=False)
-    return normalise(pixels)
+    pixels = normalise(pixels)
+    if side is None:
+        return pixels
+    return F.pad(pixels, (0, side - pixels.shape[3], 0, side - pixels.shape[2]))

@@ -17,7 +17,7 @@ from torch import Tensor
 from napari_segany.core.geometry import ResizeMap
 from napari_segany.core.masks import box_of
 from napari_segany.core.types import Box, FloatArray, MaskPrediction, Prompt
-from napari_segany.models.sam2 import ImageFeatures
+from napari_segany.models.promptable import ImageFeatures
 
 VIEW_SIDE = 256
 """Frame pixels on a window's side."""
@@ -153,17 +153,15 @@ def resample(
     return torch.where(inside, sampled, torch.full_like(sampled, OUTSIDE_LOGIT))
 
 
-def drop_islands(logits: Tensor) -> Tensor:
-    """Return (B, M, h, w) logits whose small islands, under 0.3 of the largest part of a mask, became background."""
-    flat = logits.reshape(-1, *logits.shape[-2:])
-    masks = (flat > 0).cpu().numpy()
+def kept_parts(logits: Tensor) -> Tensor:
+    """Return (B, M, h, w) bool, False on small islands: parts under 0.3 of the largest part of a mask."""
+    masks = (logits > 0).cpu().numpy()
     kept = np.ones(masks.shape, dtype=bool)
-    for index, mask in enumerate(masks):
+    for index in np.ndindex(masks.shape[:2]):
+        mask = masks[index]
         parts, count = ndimage.label(mask)
         if count > 1:
             sizes = np.bincount(parts.ravel())
             sizes[0] = 0
             kept[index] = (sizes >= ISLAND_SHARE * sizes.max())[parts] | ~mask
-    return torch.where(torch.from_numpy(kept).to(flat.device), flat, flat.clamp(max=-1.0)).reshape(
-        logits.shape
-    )
+    return torch.from_numpy(kept).to(logits.device)

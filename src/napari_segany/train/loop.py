@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 
 from napari_segany.core.errors import DataError
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.sam2 import ImageFeatures, Sam2, build_sam2
+from napari_segany.models.promptable import ImageFeatures
+from napari_segany.models.sam2 import Sam2, build_sam2
 from napari_segany.predict.preprocess import normalise
 
 from .dataset import Annotated, CropStream

@@ -1,0 +1,170 @@
+"""What SAM and SAM 2 share: an image encoder, a prompt encoder and a mask decoder, called in two steps.
+
+Papers: Kirillov et al. 2023 (section 3), Ravi et al. 2024 (section 4). A family says how it encodes images, when
+prompts get a padding token, and under which names its parts were released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .mask_decoder import DecoderConfig, FineUse, MaskDecoder, MaskOutput
+from .prompt_encoder import PADDING, PromptEncoder, PromptGrid
+
+
+@dataclass(frozen=True, slots=True)
+class PromptableConfig:
+    """What predictors need to know of a model, whatever its encoder.
+
+    `image_size` is the frame's side in pixels and `stride` that of the image embedding. `resizing` says how an image
+    fills the frame: stretched to a square ("stretch"), at the top left with its aspect kept and zeros beside it
+    ("pad"), or with its aspect kept and nothing beside it ("fit"); then larger images get frames of up to
+    `largest_size` on their longer side. `is_local` models look at small objects again, magnified, and drop stray
+    islands of a mask; the released models answer as published.
+    """
+
+    name: str
+    _: KW_ONLY
+    image_size: int = 1024
+    stride: int = 16
+    width: int = 256
+    mask_channels: int = 16
+    click_sigma: float | None = None
+    resizing: str = "stretch"
+    largest_size: int = 1024
+    is_local: bool = False
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    @property
+    def has_fine(self) -> bool:
+        """Whether the model draws fine boundaries."""
+        return self.decoder.fine is not None
+
+    def prompt_encoder(self) -> PromptEncoder:
+        """Return a new prompt encoder."""
+        grid = PromptGrid(self.image_size, self.stride)
+        return PromptEncoder(self.width, grid, mask_channels=self.mask_channels, click_sigma=self.click_sigma)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageFeatures:
+    """What the decoder needs of B images.
+
+    Attributes
+    ----------
+    embedding : (B, C, h, w)
+    fine : (B, C / 8, 4h, 4w), (B, C / 4, 2h, 2w), ...
+        SAM 2's high-resolution maps; then the fine head's map of the image, where the model has one.
+    """
+
+    embedding: Tensor
+    fine: tuple[Tensor, ...] = ()
+
+    def of(self, index: Tensor) -> ImageFeatures:
+        """Return the features of images `index` (N,), one row for each prompt."""
+        return ImageFeatures(self.embedding[index], tuple(level[index] for level in self.fine))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> ImageFeatures:
+        """Return the features on a device, in a number format."""
+        return ImageFeatures(self.embedding.to(device, dtype), tuple(x.to(device, dtype) for x in self.fine))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(tensor.nbytes for tensor in (self.embedding, *self.fine))
+
+
+class Promptable(nn.Module):
+    """A model that answers prompts on encoded images."""
+
+    config: PromptableConfig
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The prompt encoder."""
+        raise NotImplementedError
+
+    @property
+    def decoder(self) -> MaskDecoder:
+        """The mask decoder."""
+        raise NotImplementedError
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        """Return the features of (B, 3, H, W) normalised pixels."""
+        raise NotImplementedError
+
+    def encoder_parts(self) -> list[nn.Module]:
+        """Return the modules that images alone pass through; they may run in another number format than prompts."""
+        raise NotImplementedError
+
+    def needs_padding(self, labels: Tensor) -> bool:
+        """Return whether a padding token goes behind the prompts with these (B, N) labels."""
+        return labels.shape[1] > 0  # a mask alone has no sparse part at all
+
+    def decode_all(
+        self,
+        features: ImageFeatures,
+        xy: Tensor,
+        labels: Tensor,
+        *,
+        masks: Tensor | None = None,
+        origin: tuple[float, float] = (0.0, 0.0),
+        with_fine: bool = False,
+        kept: slice = slice(None),
+    ) -> MaskOutput:
+        """Return all four masks of B prompts, before any choice among them.
+
+        Parameters
+        ----------
+        features
+            Of one image, or of B images, one a prompt.
+        xy : (B, N, 2)
+            (x, y) in frame pixels; a padding point is appended here, where the model wants one.
+        labels : (B, N)
+        masks : (B, 1, 4h, 4w)
+            Earlier logits.
+        origin
+            Where the features' first pixel lies in the frame, (x, y), if they are a part of one.
+        with_fine
+            Let the fine head answer too, in models that have one.
+        kept
+            Which of the four masks to draw.
+        """
+        size = (features.embedding.shape[2], features.embedding.shape[3])
+        if self.needs_padding(labels):
+            xy = torch.cat((xy, xy.new_zeros(len(xy), 1, 2)), dim=1)
+            labels = torch.cat((labels, labels.new_full((len(labels), 1), PADDING)), dim=1)
+        sparse, dense = self.prompts(xy, labels, masks=masks, size=size, origin=origin)
+        output: MaskOutput = self.decoder(
+            features.embedding,
+            features.fine,
+            sparse=sparse,
+            dense=dense,
+            image_code=self.prompts.dense_code(size, origin=origin),
+            with_fine=with_fine,
+            kept=kept,
+        )
+        return output
+
+    def decode(
+        self,
+        features: ImageFeatures,
+        xy: Tensor,
+        labels: Tensor,
+        *,
+        masks: Tensor | None = None,
+        multimask: bool = True,
+        fine: FineUse = "off",
+    ) -> MaskOutput:
+        """Return three masks, or the one that the model would show, of each of B prompts; see `decode_all`."""
+        with_fine = fine != "off"
+        kept = self.decoder.needed(multimask=multimask)
+        output = self.decode_all(features, xy, labels, masks=masks, with_fine=with_fine, kept=kept)
+        return self.decoder.select(output, multimask=multimask, fine=fine)
+
+    def forward(self, pixels: Tensor, xy: Tensor, labels: Tensor) -> MaskOutput:
+        """Encode (B, 3, H, W) images and decode one prompt on each."""
+        return self.decode_all(self.encode(pixels), xy, labels)
