@@ -57,6 +57,7 @@ class FeatureStore:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self._is_writing = True
+        self._has_warned = False
 
     @property
     def is_writing(self) -> bool:
@@ -79,10 +80,10 @@ class FeatureStore:
         file = self._file(key)
         try:
             content = file.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            _logger.warning("cannot read the features in %s: %s", file, error)
+            self._warn("cannot read %s: %s; its plane is embedded again", file, error)
             return None
         try:
             packed = _decode(content, key)
@@ -124,11 +125,7 @@ class FeatureStore:
             self._make_room(0)  # others may have written meanwhile
         except OSError as error:
             self._is_writing = False
-            _logger.warning(
-                "features are no longer kept in %s: %s; work goes on, planes are embedded again when needed",
-                self.folder,
-                error,
-            )
+            self._warn("features are no longer kept in %s: %s; work goes on without", self.folder, error)
             return False
         return is_kept
 
@@ -145,7 +142,12 @@ class FeatureStore:
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot remove features from {self.folder}: {error}") from error
-        self._is_writing = True
+        self._is_writing, self._has_warned = True, False
+
+    def _warn(self, message: str, where: Path, error: OSError) -> None:
+        """Tell the first trouble with the disk; what follows from the same cause is for debugging."""
+        _logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message, where, error)
+        self._has_warned = True
 
     def _file(self, key: FeatureKey) -> Path:
         return self.folder / f"{key.digest()}{_SUFFIX}"
