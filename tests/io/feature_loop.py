@@ -1,4 +1,4 @@
-"""A process that stores features until it is killed, or some number of them; started by test_feature_store.py.
+"""A process that stores features, to its end or until it is killed; started by test_feature_store.py.
 
 Entry `n` holds arrays that follow from `n` alone, so that a reader can tell whether it is whole.
 """
@@ -36,8 +36,5 @@ def is_whole(n: int, found: PackedFeatures) -> bool:
 if __name__ == "__main__":
     folder, limit, start, stop = sys.argv[1], *map(int, sys.argv[2:5])
     store = FeatureStore(folder, max_bytes=limit)
-    n = start
-    while n != stop:
-        kept = store.put(key_of(n), entry_of(n))
-        print(n, int(kept), flush=True)
-        n += 1
+    for n in range(start, stop):
+        print(n, int(store.put(key_of(n), entry_of(n))), flush=True)

@@ -344,8 +344,8 @@ class TestTrouble:
         assert store.put(key_of(2), entry_of(2)) and len(store) == 1
 
 
-def start(store: Path, *, limit: int, first: int, stop: int = -1) -> subprocess.Popen[str]:
-    """Start a process that stores entries from `first` on."""
+def start(store: Path, *, limit: int, first: int, stop: int) -> subprocess.Popen[str]:
+    """Start a process that stores the entries from `first` to `stop`."""
     return subprocess.Popen(
         [
             sys.executable,
@@ -388,7 +388,7 @@ class TestProcesses:
     ) -> None:
         pause, first = random.Random(3), 0
         for _ in range(8):
-            process = start(tmp_path, limit=10**9, first=first)
+            process = start(tmp_path, limit=10**9, first=first, stop=first + 300)
             assert process.stdout is not None and process.stderr is not None
             line = process.stdout.readline()
             assert line, process.stderr.read()

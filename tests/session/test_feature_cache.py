@@ -33,9 +33,11 @@ STACK = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 class PackingPredictor(FakePredictor):
     """Features that can be kept; `packed` and `unpacked` count, `trouble` is raised by `unpack`."""
 
-    def __init__(self, name: str = "fake", *, trouble: Exception | None = None) -> None:
+    def __init__(
+        self, name: str = "fake", *, trouble: Exception | None = None, number_format: str = "bfloat16"
+    ) -> None:
         super().__init__()
-        self.card = ModelCard(name, "0" * 64)
+        self.card = ModelCard(name, "0" * 64, number_format=number_format)
         self.trouble = trouble
         self.unpacked = 0
 
@@ -184,12 +186,15 @@ class TestStore:
         assert second.embedded == [] and second.unpacked == SHAPE[0]
         again.close()
 
-    @pytest.mark.parametrize("what", ["pixels", "model", "window"])
+    @pytest.mark.parametrize("what", ["pixels", "model", "window", "number format"])
     def test_another_image_model_or_window_is_embedded(self, tmp_path: Path, what: str) -> None:
         session = session_of(PackingPredictor(), FeatureStore(tmp_path))
         session.click((1,), (10, 12))
         session.close()
-        other = PackingPredictor("other" if what == "model" else "fake")
+        other = PackingPredictor(
+            "other" if what == "model" else "fake",
+            number_format="float32" if what == "number format" else "bfloat16",
+        )
         stack = STACK.copy()
         if what == "pixels":
             stack[1, 3, 3] += 1e-3

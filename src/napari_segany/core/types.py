@@ -176,7 +176,8 @@ class ScoredMask:
 class ModelCard:
     """What a session needs to know about the model behind a predictor.
 
-    `has_fine` says whether it draws fine boundaries, `finds_instances` whether it segments without prompts.
+    `has_fine` says whether it draws fine boundaries, `finds_instances` whether it segments without prompts,
+    `number_format` what its encoder computes in, such as "bfloat16": features of one are not those of another.
     """
 
     name: str
@@ -184,6 +185,7 @@ class ModelCard:
     licence: str = ""
     has_fine: bool = False
     finds_instances: bool = False
+    number_format: str = ""
 
 
 @runtime_checkable

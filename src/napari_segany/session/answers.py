@@ -202,4 +202,5 @@ class _LazyPredictor:
 def _key(index: PlaneIndex, seen: tuple[str, Window], card: ModelCard) -> FeatureKey:
     """Return what features of a plane are kept under."""
     image, window = seen
-    return FeatureKey(image, index, (window.low, window.high), card.name, card.weights_sha256)
+    model = f"{card.name}, {card.number_format}" if card.number_format else card.name
+    return FeatureKey(image, index, (window.low, window.high), model, card.weights_sha256)
