@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tests.io import feature_loop
@@ -28,6 +28,7 @@ from napari_segany.core.types import PackedFeatures
 from napari_segany.io.features import FeatureStore
 
 SOURCE = Path(napari_segany.__file__).parents[1]
+ON_DISK = settings(max_examples=30, deadline=None)  # every entry waits for the disk, which others use too
 ANYTHING = hnp.arrays(
     st.one_of(hnp.boolean_dtypes(), hnp.integer_dtypes(), hnp.floating_dtypes()),
     hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
@@ -124,6 +125,7 @@ class TestFingerprints:
 
 
 class TestRoundTrip:
+    @ON_DISK
     @given(st.dictionaries(st.text(max_size=4), ANYTHING, max_size=3))
     def test_any_arrays_come_back(self, arrays: dict[str, np.ndarray]) -> None:
         description: dict[str, object] = {"source": [3, 4.5], "none": None, "name": "é"}
@@ -200,6 +202,7 @@ class TestLimit:
         assert not store.put(key_of(1), sized(10_000))
         assert key_of(0) in store and store.is_writing
 
+    @ON_DISK
     @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4000)), max_size=12))
     def test_never_above(self, puts: list[tuple[int, int]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
