@@ -18,21 +18,26 @@ import pytest
 PACKAGE = "napari_segany"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-_ABOUT_MODELS = {
-    "models.spec",
-    "models.rows",
-    "models.registry",
-    "models.download",
-}  # what there is, what is here: no torch
-_MODELS = {"models", *_ABOUT_MODELS}
-_FRONT = {"core", "io", "session", "predict", "jobs", "train", *_ABOUT_MODELS}
+_FOR_ALL = {"models.registry", "models.download"}  # what there is, what is here
+_TORCH_FREE = ("spec", "rows", "cache", "locks", "transfer")
+_ABOUT_MODELS = {*_FOR_ALL, *(f"models.{name}" for name in _TORCH_FREE)}
+_MODELS = {"models", "models.convert", *_ABOUT_MODELS}
+_FRONT = {"core", "io", "session", "predict", "jobs", "train", *_FOR_ALL}
 MAY_IMPORT = {
     "core": {"core"},
     "io": {"core", "io"},
     "models.spec": {"core", "models.spec"},
     "models.rows": {"core", "models.spec"},
     "models.registry": {"core", "models.spec", "models.rows", "models.registry"},
-    "models.download": {"core", *_ABOUT_MODELS},
+    "models.cache": {"core", "models.spec"},
+    "models.locks": {"core"},
+    "models.transfer": {"core", "models.spec", "models.cache"},
+    "models.download": {
+        "core",
+        *_ABOUT_MODELS,
+        "models.convert",
+    },  # which it imports when it has a file to convert
+    "models.convert": {"core", *_MODELS},
     "models": {"core", *_MODELS},
     "predict": {"core", *_MODELS, "predict"},
     "jobs": {"core", "io", *_MODELS, "predict", "jobs"},
@@ -48,8 +53,8 @@ _IMAGING = {"core.masks", "predict", "train", "jobs"}
 THIRD_PARTY = {
     "torch": {"models", "predict", "train"},
     "safetensors": {"models", "train"},
-    "pooch": {"models"},
     "requests": {"models"},
+    "xxhash": {"models"},
     "platformdirs": {"models", "io"},
     "tqdm": {"models", "train", "jobs", "cli"},
     "zarr": {"io"},

@@ -171,7 +171,7 @@ def test_doctor_reports_a_check_that_breaks_down(monkeypatch: pytest.MonkeyPatch
 def test_training_commands_need_only_their_own_libraries(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "for name in ('zarr', 'yaozarrs', 'dask', 'napari', 'psygnal', 'pooch', 'requests'):\n"
+        "for name in ('zarr', 'yaozarrs', 'dask', 'napari', 'psygnal', 'xxhash', 'requests'):\n"
         "    sys.modules[name] = None\n"
         "from napari_segany.cli import main\n"
         f"sys.exit(main(['scenes', '--count', '1', '--size', '64', '--out', {str(tmp_path)!r}]))"

@@ -34,8 +34,8 @@ _LIBRARIES = {
     "yaozarrs": "yaozarrs",
     "pydantic": "pydantic",
     "psygnal": "psygnal",
-    "pooch": "pooch",
     "requests": "requests",
+    "xxhash": "xxhash",
     "platformdirs": "platformdirs",
 }
 
@@ -155,7 +155,7 @@ def _weights() -> Iterator[Finding]:
                 yield Finding(spec.name, "ok", f"{path.stat().st_size / 1e6:.1f} MB, bundled")
     folder = weights_dir()
     files = (
-        [path for path in folder.glob("*") if path.suffix in {".pt", ".safetensors"}]
+        [path for path in folder.glob("*") if path.suffix in {".pt", ".pth", ".safetensors"}]
         if folder.is_dir()
         else []
     )
