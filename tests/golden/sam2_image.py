@@ -22,10 +22,10 @@ from napari_segany.models.sam2 import Sam2, Sam2Config, build_sam2
 from napari_segany.models.weights import load_strictly
 from napari_segany.predict.preprocess import to_frame, to_rgb
 
-from .case import Case, UnsupportedCaseError
+from .case import Case, check_fixed
 
 INPUTS = frozenset({"image_uint8"})
-_CLAMP = 32.0  # the reference returns low-resolution logits within +-32
+CLAMP = 32.0  # the reference returns low-resolution logits within +-32
 
 # What every released SAM 2 has, and the model therefore does not make a setting of.
 _FIXED = {
@@ -56,8 +56,8 @@ def model_of(case: Case) -> Sam2:
 def config_from_case(description: dict[str, Any]) -> Sam2Config:  # JSON
     """Return the configuration of a case's model."""
     config = description["config"]
-    _check_fixed(config, _FIXED)
-    _check_fixed(config["hiera"], _FIXED_TRUNK)
+    check_fixed(config, _FIXED)
+    check_fixed(config["hiera"], _FIXED_TRUNK)
     decoder, memory, trunk = config["decoder"], config["memory_attention"], config["hiera"]
     stability = description["sam_mask_decoder_extra_args"]
     return Sam2Config(
@@ -90,13 +90,6 @@ def config_from_case(description: dict[str, Any]) -> Sam2Config:  # JSON
             pointers=config["max_obj_ptrs_in_encoder"],
         ),
     )
-
-
-def _check_fixed(config: dict[str, Any], fixed: dict[str, object]) -> None:  # JSON
-    """Refuse a case with a setting that no released model has."""
-    for name, value in fixed.items():
-        if config[name] != value:
-            raise UnsupportedCaseError(f"{name} is {config[name]!r}; the released models have {value!r}")
 
 
 def pixels_of(image: Tensor, *, side: int) -> Tensor:
@@ -141,7 +134,7 @@ def _answer(
     """Add the outputs of one prompt set."""
     name = prompt["name"]
     size = tuple(case.io["image_uint8"].shape[:2])
-    xy, labels = _points(prompt, size=size, side=model.config.image_size)
+    xy, labels = points_of(prompt, size=size, side=model.config.image_size)
     masks = None
     if "mask_input" in prompt:
         masks = _reference(case, prompt["mask_input"])[None, None]
@@ -150,7 +143,7 @@ def _answer(
     logits = resize_logits(chosen.logits, size)
     stability = model.sam_mask_decoder.stability(everything.logits[:, :1])
     answers = {
-        "low_res": chosen.logits.clamp(-_CLAMP, _CLAMP),
+        "low_res": chosen.logits.clamp(-CLAMP, CLAMP),
         "iou": chosen.ious,
         "mask": logits > 0,
         "mask_logits": logits,
@@ -165,7 +158,7 @@ def _answer(
     }
 
 
-def _points(prompt: dict[str, Any], *, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:  # JSON
+def points_of(prompt: dict[str, Any], *, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:  # JSON
     """Return (B, N, 2) points in the model's frame and (B, N) labels, box corners first."""
     parts: list[tuple[Tensor, Tensor]] = []
     if "box" in prompt:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from . import sam2_image
+from . import sam, sam2_image
 from .__main__ import main
-from .case import CASES, Case, compare, read_case
+from .case import CASES, Case, UnsupportedCaseError, compare, read_case
 
 FOLDERS = sorted(CASES.iterdir())
 
@@ -29,11 +29,9 @@ def test_every_output_of_the_reference_is_reproduced(folder: Path) -> None:
     assert [str(one) for one in comparisons if not one.passes] == []
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_single_masks_are_chosen_by_the_same_rule(folder: Path) -> None:
-    case = read_case(folder)
-    if "token0_stable" not in case.description:
-        pytest.skip("the case does not record which branch was taken")
+@pytest.mark.parametrize("name", ["sam2_image_tiny", "sam2_image20_tiny"])
+def test_single_masks_are_chosen_by_the_same_rule(name: str) -> None:
+    case = read_case(CASES / name)
     with torch.inference_mode():
         ours = sam2_image.outputs(case)
     for name, expected in case.description["token0_stable"].items():
@@ -49,6 +47,34 @@ def test_a_disturbed_weight_is_caught(tiny: Case) -> None:
     assert "image_embedding" not in failed
 
 
+@pytest.mark.parametrize(
+    ("folder", "key", "failing", "passing"),
+    [
+        (
+            "hq_tiny",
+            "mask_decoder.embedding_maskfeature.3.bias",
+            "point_multi/hq_token_only=True/low_res",
+            "hq_features",
+        ),
+        ("hq_light_tiny", "mask_decoder.compress_vit_feat.3.bias", "hq_features", "image_embedding"),
+        (
+            "mobile_tiny",
+            "image_encoder.layers.1.blocks.0.attn.attention_biases",
+            "image_embedding",
+            "image_embedding_if_attention_biases_were_zero",
+        ),
+        ("sam_tiny", "image_encoder.blocks.1.attn.rel_pos_w", "encoder/block1", "encoder/block0"),
+        ("sam_tiny", "mask_decoder.mask_tokens.weight", "point_single/iou", "image_embedding"),
+    ],
+)
+def test_a_disturbed_weight_shows_where_it_works(folder: str, key: str, failing: str, passing: str) -> None:
+    case = read_case(CASES / folder)
+    disturbed = {**case.weights, key: case.weights[key].float() * 1.05 + 0.01}
+    failed = {one.name for one in compare(replace(case, weights=disturbed)) if not one.passes}
+    assert failing in failed
+    assert passing not in failed
+
+
 def test_a_flipped_pixel_far_from_the_border_is_caught(tiny: Case) -> None:
     logits = tiny.io["point_multi/mask_logits"]
     masks = tiny.io["point_multi/mask"].clone()
@@ -57,6 +83,23 @@ def test_a_flipped_pixel_far_from_the_border_is_caught(tiny: Case) -> None:
     assert [one.name for one in compare(case) if not one.passes and one.name.startswith("point_multi")] == [
         "point_multi/mask"
     ]
+
+
+def test_a_flipped_pixel_of_masks_without_stored_logits_is_caught() -> None:
+    case = read_case(CASES / "sam_tiny")
+    masks = case.io["sam_forward/masks"].clone()
+    with torch.inference_mode():
+        logits = sam.outputs(case)["sam_forward/masks_logits"]
+    masks.view(-1)[logits.abs().argmax()] ^= True
+    case = replace(case, io=case.io | {"sam_forward/masks": masks})
+    assert [one.name for one in compare(case) if not one.passes] == ["sam_forward/masks"]
+
+
+def test_a_setting_that_no_released_model_has_is_refused() -> None:
+    case = read_case(CASES / "sam_tiny")
+    config = case.description["config"] | {"num_multimask_outputs": 5}
+    with pytest.raises(UnsupportedCaseError, match="num_multimask_outputs is 5"):
+        list(compare(replace(case, description=case.description | {"config": config})))
 
 
 def test_an_output_that_nobody_computes_fails(tiny: Case) -> None:
