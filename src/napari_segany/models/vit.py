@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from napari_segany.core.errors import ImageError
 
 from .layers import LayerNorm2d
-from .relative import attend_relative, attend_windows
+from .relative import attend_grid, attend_windows
+
+HIDDEN = (
+    28 * 2**20
+)  # bytes of an MLP's inside at a time on a CPU; past 32 MiB, memory is mapped anew each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class RelativeAttention(nn.Module):
                 qkv, self.qkv.bias, rel=(self.rel_pos_h, self.rel_pos_w), heads=self.heads, window=self.window
             )
         else:
-            x = attend_relative(qkv, rel=(self.rel_pos_h, self.rel_pos_w), heads=self.heads)
+            x = attend_grid(qkv, rel=(self.rel_pos_h, self.rel_pos_w), heads=self.heads)
         return self.proj(x)
 
 
@@ -82,8 +86,13 @@ class VitMlp(nn.Module):
         self.lin2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        return self.lin2(F.gelu(self.lin1(x)))
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.lin2(F.gelu(self.lin1(x)))
+        flat = x.reshape(-1, x.shape[-1])
+        step = max(1, HIDDEN // (self.lin1.out_features * x.element_size()))
+        parts = [self.lin2(torch.ops.aten.gelu_(self.lin1(part))) for part in flat.split(step)]
+        return torch.cat(parts).view(x.shape)
 
 
 class Block(nn.Module):
@@ -111,7 +120,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, 3, S, S) to (B, S / patch, S / patch, C)."""
-        return self.proj(x).permute(0, 2, 3, 1)
+        return self.proj(x).permute(0, 2, 3, 1).contiguous()
 
 
 class VitEncoder(nn.Module):
