@@ -136,7 +136,12 @@ class Sam2(Promptable):
         return fine is not None and fine.channels > 0
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
-        """Return the features of (B, 3, H, W) normalised pixels."""
+        """Return the features of (B, 3, H, W) normalised pixels, as prompts on single images see them."""
+        features = self.encode_frame(pixels)
+        return features if self.config.memory is None else self.without_memory(features)
+
+    def encode_frame(self, pixels: Tensor) -> ImageFeatures:
+        """Return the features of (B, 3, H, W) normalised pixels before any memory, or the lack of one, is added."""
         if isinstance(self.image_encoder, NanoEncoder):
             embedding, fine = self.image_encoder(pixels)
             if self._has_details:
@@ -144,10 +149,11 @@ class Sam2(Promptable):
             return ImageFeatures(embedding, fine)
         stride4, stride8, stride16 = self.image_encoder(pixels)
         decoder = self.sam_mask_decoder
-        fine = (decoder.conv_s0(stride4), decoder.conv_s1(stride8))
-        if self.config.memory is not None:
-            stride16 = stride16 + self.no_mem_embed[0, 0, :, None, None]
-        return ImageFeatures(stride16, fine)
+        return ImageFeatures(stride16, (decoder.conv_s0(stride4), decoder.conv_s1(stride8)))
+
+    def without_memory(self, features: ImageFeatures) -> ImageFeatures:
+        """Mark features of `encode_frame` as those of a frame that nothing is remembered of."""
+        return replace(features, embedding=features.embedding + self.no_mem_embed[0, 0, :, None, None])
 
     def position_code(self, size: tuple[int, int]) -> Tensor:
         """Return the (C, h, w) sine code of a feature map, as the memory attention adds it."""

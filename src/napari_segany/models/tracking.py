@@ -1,0 +1,311 @@
+"""One frame of SAM 2's tracking: what is remembered is looked up, the frame is answered, the answer becomes a memory.
+
+Paper: Ravi et al. 2024, section 4 and appendix D. Here is the arithmetic only, over a network and plain values; which
+frames are kept and which of them a frame is reminded of is decided in `predict`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_segany.core.errors import CapabilityError, SettingsError
+
+from .layers import sine_position_code
+from .mask_decoder import FineUse, MaskOutput
+from .prompt_encoder import PADDING
+from .promptable import ImageFeatures
+from .sam2 import Sam2
+
+ABSENT = -1024.0
+"""Logit of every pixel of an object that is judged absent."""
+
+_SCALE, _BIAS = 20.0, -10.0  # of a mask of zeros and ones, where logits are wanted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedFrame:
+    """One answer for each of B objects on a frame.
+
+    Attributes
+    ----------
+    logits : (B, 1, 4h, 4w)
+        `ABSENT` everywhere for objects that are not there.
+    ious : (B, 1)
+        Predicted IoU, 0 to 1.
+    object_scores : (B, 1)
+        Logit of "the object is in this frame".
+    pointers : (B, C)
+        What the object looked like, in one vector.
+    """
+
+    logits: Tensor
+    ious: Tensor
+    object_scores: Tensor
+    pointers: Tensor
+
+    @property
+    def is_present(self) -> Tensor:
+        """Which objects are in the frame: (B, 1) bool."""
+        return self.object_scores > 0
+
+    def row(self, index: int) -> TrackedFrame:
+        """Return the answer for one object, still as a batch of one."""
+        part = slice(index, index + 1)
+        return TrackedFrame(self.logits[part], self.ious[part], self.object_scores[part], self.pointers[part])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameMemory:
+    """What is remembered of a frame, for B objects.
+
+    Attributes
+    ----------
+    spatial : (B, C_mem, h, w)
+        Image and mask, fused.
+    pointers : (B, C)
+    """
+
+    spatial: Tensor
+    pointers: Tensor
+
+    def __post_init__(self) -> None:
+        if self.spatial.ndim != 4 or self.pointers.ndim != 2 or len(self.spatial) != len(self.pointers):
+            raise SettingsError(
+                f"a memory needs (B, C_mem, h, w) and (B, C) of the same B, "
+                f"got {tuple(self.spatial.shape)} and {tuple(self.pointers.shape)}"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recollection:
+    """What a frame is reminded of, for B objects; whatever is missing is left out, not padded.
+
+    Attributes
+    ----------
+    spatial : of (B, C_mem, h, w)
+        Memories, each with its age: 0 for a prompted frame, else the place in the queue, 1 the newest.
+    pointers : of (B, C)
+        Pointers, each with how many frames it lies back, in the direction of tracking.
+    span
+        The largest distance of a pointer, that time codes are relative to.
+    """
+
+    spatial: tuple[tuple[int, Tensor], ...]
+    pointers: tuple[tuple[int, Tensor], ...] = ()
+    span: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.spatial:
+            raise SettingsError("a recollection needs at least one memory; on a first frame use `unreminded`")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracking:
+    """The steps of tracking over one network.
+
+    Attributes
+    ----------
+    model
+        A SAM 2 with a memory.
+    fine
+        What becomes of fine boundaries, in models that draw them.
+    is_binarised
+        Whether masks of prompted frames are remembered as zeros and ones, without their logits' doubts.
+    storage
+        The number format that spatial memories are kept in; None keeps that of the computation.
+    """
+
+    model: Sam2
+    fine: FineUse = "off"
+    is_binarised: bool = True
+    storage: torch.dtype | None = torch.bfloat16
+
+    def __post_init__(self) -> None:
+        if self.model.config.memory is None:
+            raise CapabilityError(
+                f"{self.model.config.name} has no memory and cannot track; choose a SAM 2 for video"
+            )
+
+    def unreminded(self, features: ImageFeatures) -> ImageFeatures:
+        """Return raw features of a frame as prompts see them where nothing is remembered yet."""
+        return self.model.without_memory(features)
+
+    def reminded(self, features: ImageFeatures, recollection: Recollection) -> ImageFeatures:
+        """Condition a frame on what is remembered (section 4, "Memory attention").
+
+        Parameters
+        ----------
+        features
+            Raw features of one frame, or of B.
+        recollection
+            Of B objects.
+
+        Returns
+        -------
+        ImageFeatures
+            With an embedding for each of the B objects.
+        """
+        batch = len(recollection.spatial[0][1])
+        embedding = features.embedding.expand(batch, -1, -1, -1)
+        size = (embedding.shape[2], embedding.shape[3])
+        memories, codes = self._spatial_tokens(recollection, dtype=embedding.dtype)
+        pointers, pointer_codes = self._pointer_tokens(recollection, like=memories)
+        conditioned = self.model.memory_attention(
+            embedding,
+            torch.cat((memories, pointers), dim=1),
+            codes=(
+                self.model.position_code(size)[None].to(embedding),
+                torch.cat((codes, pointer_codes), dim=1),
+            ),
+            pointers=pointers.shape[1],
+        )
+        return replace(features, embedding=conditioned)
+
+    def answer(
+        self, features: ImageFeatures, xy: Tensor, labels: Tensor, *, masks: Tensor | None = None
+    ) -> TrackedFrame:
+        """Answer prompts, or no prompt, on conditioned features.
+
+        Parameters
+        ----------
+        features
+            From `reminded` or `unreminded`: of one frame, or of B.
+        xy : (B, N, 2)
+            (x, y) in frame pixels, box corners first; N is 0 where the object is only followed.
+        labels : (B, N)
+            As in the prompt encoder. No or one point is ambiguous: the best of three masks is taken.
+        masks : (B, 1, 4h, 4w)
+            Earlier logits.
+        """
+        multimask = labels.shape[1] <= 1
+        if labels.shape[1] == 0:
+            xy, labels = _no_points(xy)
+        output = self.model.decode_all(features, xy, labels, masks=masks, with_fine=self.fine != "off")
+        chosen = self.model.decoder.select(output, multimask=multimask, fine=self.fine)
+        if multimask:
+            chosen = _best(chosen)
+        return self._judged(chosen)
+
+    def adopt(self, features: ImageFeatures, masks: Tensor) -> TrackedFrame:
+        """Take masks as the answer, without asking the decoder for more than a pointer.
+
+        Parameters
+        ----------
+        features
+            Raw features of one frame, or of B.
+        masks : (B, 1, S, S')
+            0 or 1, in the frame's resolution.
+        """
+        size = [4 * side for side in features.embedding.shape[2:]]
+        logits = masks * _SCALE + _BIAS
+        small = F.interpolate(logits, size=size, mode="bilinear", align_corners=False, antialias=True)
+        prompt = self.model.mask_downsample(masks)
+        output = self.model.decode_all(
+            features, *_no_points(masks), masks=prompt, with_fine=self.fine != "off", kept=slice(1)
+        )
+        is_present = masks.flatten(1).any(dim=1, keepdim=True)  # (B, 1)
+        assert output.object_scores is not None
+        pointers = self._pointers(output.tokens[:, 0], is_present=output.object_scores > 0)
+        return TrackedFrame(
+            logits=small,
+            ious=torch.ones_like(output.object_scores),
+            object_scores=is_present * _SCALE + _BIAS,
+            pointers=self._or_absent(pointers, is_present=is_present),  # a second time, as published
+        )
+
+    def remember(self, features: ImageFeatures, answer: TrackedFrame, *, is_prompted: bool) -> FrameMemory:
+        """Encode an answer as a memory (section 4, "Memory encoder").
+
+        Parameters
+        ----------
+        features
+            Raw features of the frame.
+        answer
+            Of B objects.
+        is_prompted
+            Whether the answer is to a prompt, rather than a guess.
+        """
+        embedding = features.embedding.expand(len(answer.logits), -1, -1, -1)
+        size = [side * self.model.config.stride for side in embedding.shape[2:]]
+        logits = F.interpolate(answer.logits.float(), size=size, mode="bilinear", align_corners=False)
+        binarises = self.is_binarised and is_prompted
+        masks = (logits > 0).to(embedding) if binarises else logits.sigmoid().to(embedding)
+        spatial = self.model.memory_encoder(embedding, masks * _SCALE + _BIAS)
+        if self._is_later:
+            absent = (~answer.is_present).to(spatial) * self.model.no_obj_embed_spatial  # (B, C_mem)
+            spatial = spatial + absent[..., None, None]
+        return FrameMemory(spatial.to(self.storage or spatial.dtype), answer.pointers)
+
+    @property
+    def _is_later(self) -> bool:
+        """Whether the model has what SAM 2.1 added: a code for absent objects, and times of pointers."""
+        return self.model.config.version == "2.1"
+
+    def _judged(self, output: MaskOutput) -> TrackedFrame:
+        """Return (B, 1) masks with those of absent objects emptied, and pointers that say so."""
+        assert output.object_scores is not None
+        is_present = output.object_scores > 0  # (B, 1)
+        return TrackedFrame(
+            logits=torch.where(is_present[..., None, None], output.logits, ABSENT).float(),
+            ious=output.ious,
+            object_scores=output.object_scores,
+            pointers=self._pointers(output.tokens[:, 0], is_present=is_present),
+        )
+
+    def _pointers(self, tokens: Tensor, *, is_present: Tensor) -> Tensor:
+        """Return (B, C) pointers made of (B, C) mask tokens, for (B, 1) objects there or not."""
+        return self._or_absent(self.model.obj_ptr_proj(tokens), is_present=is_present)
+
+    def _or_absent(self, pointers: Tensor, *, is_present: Tensor) -> Tensor:
+        """Return (B, C) pointers, the one for "no object" in place of those of absent objects."""
+        return torch.where(is_present, pointers, self.model.no_obj_ptr)
+
+    def _spatial_tokens(self, recollection: Recollection, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return (B, L, C_mem) memories and their (B, L, C_mem) codes of place and age."""
+        tokens, codes = [], []
+        for age, spatial in recollection.spatial:
+            memory = spatial.to(dtype)
+            place = sine_position_code(memory.shape[1], (memory.shape[2], memory.shape[3])).to(memory)
+            code = place.flatten(1).T + self.model.maskmem_tpos_enc[age - 1, 0]  # (hw, C_mem); 0 is the last
+            tokens.append(memory.flatten(2).transpose(1, 2))
+            codes.append(code.expand(len(memory), -1, -1))
+        return torch.cat(tokens, dim=1), torch.cat(codes, dim=1)
+
+    def _pointer_tokens(self, recollection: Recollection, *, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, P, C_mem) tokens, several a pointer, and their (B, P, C_mem) codes of time."""
+        if not recollection.pointers:
+            nothing = like[:, :0]
+            return nothing, nothing
+        distances, pointers = zip(*recollection.pointers, strict=True)
+        width = like.shape[2]
+        tokens = torch.stack([x.to(like) for x in pointers], dim=1)  # (B, n, C)
+        parts = tokens.shape[2] // width
+        split = tokens.reshape(len(like), -1, width)  # (B, n * parts, C_mem)
+        if not self._is_later:
+            return split, torch.zeros_like(split)
+        times = like.new_tensor(distances) / recollection.span
+        code = self.model.obj_ptr_tpos_proj(time_code(times, tokens.shape[2]))  # (n, C_mem)
+        return split, code.repeat_interleave(parts, dim=0).expand(len(like), -1, -1)
+
+
+def time_code(times: Tensor, width: int, *, temperature: float = 10000.0) -> Tensor:
+    """Return the (N, width) sine code of (N,) times: all sines, then all cosines, frequencies in pairs."""
+    half = width // 2
+    index = torch.arange(half, dtype=torch.float32, device=times.device)
+    period = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
+    angle = times[:, None] / period  # (N, width / 2)
+    return torch.cat((angle.sin(), angle.cos()), dim=1)
+
+
+def _no_points(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, 1, 2) points and (B, 1) labels that say "no prompt": a point that is padding."""
+    return like.new_zeros(len(like), 1, 2), torch.full((len(like), 1), PADDING, device=like.device)
+
+
+def _best(output: MaskOutput) -> MaskOutput:
+    """Return the mask with the highest predicted IoU of each prompt."""
+    return output.masks(output.ious.argmax(dim=1, keepdim=True))
