@@ -40,11 +40,7 @@ class AutomaticSegmenter:
 
     def __init__(self, model: Model, *, settings: DistanceSettings | None = None) -> None:
         if model.decoder is None:
-            names = ", ".join(spec.name for spec in list_models() if spec.decoder is not None)
-            raise CapabilityError(
-                f"{model.card.name} finds no objects by itself: it has no distance decoder; use one of {names}, or "
-                "prompt it with points and boxes"
-            )
+            raise without_decoder(model.card.name)
         self._predictor = ImagePredictor(model)
         self._decoder: UnetrDecoder = model.decoder
         self.settings = settings or settings_of(model.card.name)
@@ -109,6 +105,15 @@ class AutomaticSegmenter:
         placement = self._predictor.model.placement
         self._decoder.to(placement.device, placement.encoder_dtype)
         return self._decode(embedding, what=what)
+
+
+def without_decoder(name: str) -> CapabilityError:
+    """Return the error for a model that has no distance decoder; it says which have one."""
+    names = ", ".join(spec.name for spec in list_models() if spec.decoder is not None)
+    return CapabilityError(
+        f"{name} finds no objects by itself: it has no distance decoder; use one of {names}, or prompt it with "
+        "points and boxes"
+    )
 
 
 def to_image(maps: Tensor, resize: ResizeMap) -> Tensor:
