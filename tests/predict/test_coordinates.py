@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -17,31 +15,35 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.types import Box, ModelCard, Points, Prompt
 from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
 from napari_segany.models.promptable import ImageFeatures
-from napari_segany.predict.image import Features, ImagePredictor
+from napari_segany.predict.features import Features
 from napari_segany.predict.preprocess import to_frame
+from napari_segany.predict.prompts import encode_prompt
 
 sides = st.integers(64, 700)
 shapes = st.tuples(sides, sides)
 
 
-@dataclass(frozen=True)
-class _Named:
-    """As much of a model as the encoding of points asks for."""
-
-    card: ModelCard
-
-
-SPEAKER = ImagePredictor(_Named(ModelCard("a model", "0" * 64)))  # type: ignore[arg-type]
+CARD = ModelCard("a model", "0" * 64)
 
 
 def maps_of(shape: tuple[int, int]) -> list[ResizeMap]:
-    return [fit_long_side(shape, long_side=512, multiple=32), stretch(shape, side=1024)]
+    return [
+        fit_long_side(shape, long_side=512, multiple=32),
+        stretch(shape, side=1024),
+        fit_long_side(shape, long_side=1024),
+    ]
 
 
 def features_of(resize: ResizeMap) -> Features:
     """Return features without content, for their geometry."""
     blank = torch.zeros(1, 1, resize.target[0] // 8, resize.target[1] // 8)
-    return Features(ImageFeatures(blank, (blank, blank)), resize, Window(0, 1), SPEAKER.card)
+    return Features(ImageFeatures(blank, (blank, blank)), resize, Window(0, 1), CARD, stride=8)
+
+
+def points_of(prompt: Prompt, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a prompt's points in the frame and their labels."""
+    encoded = encode_prompt(prompt, features)
+    return encoded.xy, encoded.labels
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,7 +52,7 @@ def test_a_click_lands_exactly(shape: tuple[int, int], data: st.DataObject) -> N
     row = data.draw(st.integers(0, shape[0] - 1))
     col = data.draw(st.integers(0, shape[1] - 1))
     for resize in maps_of(shape):
-        xy, labels = SPEAKER._encode_points(
+        xy, labels = points_of(
             Prompt(points=Points([[row, col], [row, col]], [True, False])), features_of(resize)
         )
         scale = np.array(resize.target, dtype=np.float64) / np.array(shape)
@@ -72,7 +74,7 @@ def test_a_box_covers_exactly_its_pixels(shape: tuple[int, int], data: st.DataOb
     )
     for resize in maps_of(shape):
         prompt = Prompt(box=Box(row0, col0, row1, col1), points=Points([[row0, col0]], [True]))
-        xy, labels = SPEAKER._encode_points(prompt, features_of(resize))
+        xy, labels = points_of(prompt, features_of(resize))
         assert labels.tolist() == [BOX_START, BOX_END, POSITIVE]
         scale = np.array(resize.target) / np.array(shape)
         edges = np.array([[row0, col0], [row1, col1]]) * scale - 0.5  # edges between pixels, in frame centres
@@ -125,14 +127,14 @@ def test_pixels_move_as_points_do(shape: tuple[int, int]) -> None:
 def test_a_click_outside_is_refused_and_named(place: tuple[float, float]) -> None:
     features = features_of(fit_long_side((64, 80), long_side=512, multiple=32))
     with pytest.raises(PromptError, match=r"64 x 80") as caught:
-        SPEAKER._encode_points(Prompt(points=Points([[5, 5], place], [True, True])), features)
+        points_of(Prompt(points=Points([[5, 5], place], [True, True])), features)
     assert f"({np.float32(place[0]):g}, {np.float32(place[1]):g})" in str(caught.value)
 
 
 @pytest.mark.parametrize("place", [(-0.5, -0.5), (63.5, 79.5), (0, 79), (63.49, 0)])
 def test_every_place_on_a_pixel_is_inside(place: tuple[float, float]) -> None:
     features = features_of(fit_long_side((64, 80), long_side=512, multiple=32))
-    xy, _ = SPEAKER._encode_points(Prompt(points=Points([place], [True])), features)
+    xy, _ = points_of(Prompt(points=Points([place], [True])), features)
     assert torch.isfinite(xy).all()
 
 
@@ -140,7 +142,7 @@ def test_every_place_on_a_pixel_is_inside(place: tuple[float, float]) -> None:
 def test_a_box_beyond_the_image_is_refused(box: tuple[int, int, int, int]) -> None:
     features = features_of(fit_long_side((64, 80), long_side=512, multiple=32))
     with pytest.raises(PromptError, match="outside"):
-        SPEAKER._encode_points(Prompt(box=Box(*box)), features)
-    whole, _ = SPEAKER._encode_points(Prompt(box=Box(0, 0, 64, 80)), features)
+        points_of(Prompt(box=Box(*box)), features)
+    whole, _ = points_of(Prompt(box=Box(0, 0, 64, 80)), features)
     height, width = features.resize.target
     assert_allclose(whole.numpy(), [[-0.5, -0.5], [width - 0.5, height - 0.5]], atol=1e-4)

@@ -27,8 +27,12 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W); same shape."""
-        last = x.permute(0, 2, 3, 1)  # one fused kernel; free where the memory is channels-last
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        # One fused kernel; the permutations are free where the memory is channels-last.
+        return self.of_last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def of_last(self, x: Tensor) -> Tensor:
+        """Normalise (..., C) over its last axis."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 @runtime_checkable
@@ -112,6 +116,50 @@ class Attention(nn.Module):
         """Attend from (B, N, C) queries to (B, L, C) keys and values; returns (B, N, C)."""
         q, k, v = self.split(self.q_proj(q)), self.split(self.k_proj(k)), self.split(self.v_proj(v))
         return self.out_proj(self.merge(attend(q, k, v)))
+
+    def is_absorbable(self, count: int) -> bool:
+        """Return whether few enough tokens, `count`, face an image for `read` and `write` to pay off."""
+        return not torch.is_grad_enabled() and count * self.heads <= self.q_proj.out_features
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return `forward` of few (B, N, C) queries and many (B or 1, L, C) keys and values, without projecting these.
+
+        A query is taken back through the key projection instead, and the mixture of values forth through theirs; what
+        the keys' bias adds to a query's scores is the same for all keys and drops out of the softmax.
+        """
+        batch, count, _ = q.shape
+        queries = self.split(self.q_proj(q)) * (self.k_proj.out_features // self.heads) ** -0.5
+        rows = (queries @ _by_head(self.k_proj.weight, self.heads)).flatten(1, 2)  # (B, heads * N, C)
+        if len(k) == 1:
+            rows = rows.flatten(0, 1)[None]
+        mixed = (rows @ k.transpose(1, 2)).softmax(dim=-1) @ v  # (B, heads * N, C)
+        mixed = mixed.reshape(batch, self.heads, count, v.shape[-1])
+        values = mixed @ _by_head(self.v_proj.weight, self.heads).transpose(1, 2)  # (B, heads, N, d)
+        return self.out_proj(self.merge(values) + self.v_proj.bias)
+
+    def write(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return x + `forward` of many (B or 1, L, C) queries and few (B, N, C) keys and values, likewise.
+
+        Keys are taken back through the query projection, values forth through the output's.
+        """
+        batch, count, _ = k.shape
+        scale = (self.q_proj.out_features // self.heads) ** -0.5
+        keys, values = self.split(self.k_proj(k)) * scale, self.split(self.v_proj(v))  # (B, heads, N, d)
+        rows = (keys @ _by_head(self.q_proj.weight, self.heads)).flatten(1, 2)  # (B, heads * N, C)
+        bias = (keys @ self.q_proj.bias.view(self.heads, -1, 1)).reshape(batch, -1, 1)  # (B, heads * N, 1)
+        out = _by_head(self.out_proj.weight.T, self.heads)  # (heads, d, C)
+        mixed = (values @ out + self.out_proj.bias / self.heads).flatten(1, 2)  # (B, heads * N, C)
+        if len(q) == 1:
+            scores = (rows.flatten(0, 1) @ q[0].T).unflatten(0, (batch, -1)) + bias
+        else:
+            scores = torch.baddbmm(bias, rows, q.transpose(1, 2))  # (B, heads * N, L)
+        shares = scores.unflatten(1, (self.heads, count)).softmax(dim=2).flatten(1, 2)
+        return torch.baddbmm(x.expand(batch, -1, -1), shares.transpose(1, 2), mixed)
+
+
+def _by_head(weight: Tensor, heads: int) -> Tensor:
+    """Turn a (heads * d, C) projection into (heads, d, C)."""
+    return weight.reshape(heads, -1, weight.shape[1])
 
 
 def partition_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:

@@ -121,11 +121,23 @@ class TwoWayBlock(nn.Module):
             tokens = tokens + self.self_attn(coded, coded[:, seen], tokens[:, seen])
         tokens = self.norm1(tokens)
         coded_image = image + image_code
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_code, coded_image, image))
+        tokens = self.norm2(
+            tokens + _look(self.cross_attn_token_to_image, tokens + token_code, coded_image, image)
+        )
         tokens = self.norm3(tokens + self.mlp(tokens))
-        coded = tokens + token_code
-        look = self.cross_attn_image_to_token(coded_image, coded[:, seen], tokens[:, seen])
-        return tokens, self.norm4(image + look)
+        keys, values = (tokens + token_code)[:, seen], tokens[:, seen]
+        attention = self.cross_attn_image_to_token
+        if attention.is_absorbable(keys.shape[1]):
+            return tokens, self.norm4(attention.write(image, coded_image, keys, values))
+        return tokens, self.norm4(image + attention(coded_image, keys, values))
+
+
+def _look(attention: Attention, tokens: Tensor, coded_image: Tensor, image: Tensor) -> Tensor:
+    """Attend from (B, N, C) tokens to a (B or 1, L, C) image, the cheaper way."""
+    if attention.is_absorbable(tokens.shape[1]):
+        return attention.read(tokens, coded_image, image)
+    looked: Tensor = attention(tokens, coded_image, image)
+    return looked
 
 
 class TwoWayTransformer(nn.Module):
@@ -148,7 +160,7 @@ class TwoWayTransformer(nn.Module):
             tokens, image = layer(
                 tokens, image, token_code=token_code, image_code=image_code, readers=readers
             )
-        look = self.final_attn_token_to_image(tokens + token_code, image + image_code, image)
+        look = _look(self.final_attn_token_to_image, tokens + token_code, image + image_code, image)
         return self.norm_final_attn(tokens + look), image
 
 
@@ -176,7 +188,6 @@ class MaskDecoder(nn.Module):
         self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
         if is_second:
             self.obj_score_token = nn.Embedding(1, width)
-            self.pred_obj_score_head = Mlp((width, width, width, 1))
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(width, width // 4, kernel_size=2, stride=2),
             LayerNorm2d(width // 4),
@@ -193,6 +204,8 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = Mlp(
             (width, config.iou_width, config.iou_width, MASK_TOKENS), has_sigmoid=is_second
         )
+        if is_second:
+            self.pred_obj_score_head = Mlp((width, width, width, 1))
         if config.fine is not None:
             self.fine = fine_head(width, config.fine)
 
@@ -224,12 +237,21 @@ class MaskDecoder(nn.Module):
         """
         tokens, encoded = self._attend(image + dense, sparse, image_code=image_code, with_fine=with_fine)
         first = self.config.generation - 1  # behind the object token
-        upscaled = self._upscale(encoded, fine)  # (B, C / 8, 4h, 4w)
         mask_tokens = tokens[:, first + 1 : first + 1 + MASK_TOKENS][:, kept]  # (B, M, C)
         heads = list(self.output_hypernetworks_mlps)[kept]
         weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(heads)], dim=1)  # (B, M, C / 8)
+        size = (encoded.shape[2], encoded.shape[3])
+        if torch.is_grad_enabled():
+            upscaled = self._upscale(encoded, fine)  # (B, C / 8, 4h, 4w)
+            logits = dot(weights, upscaled)
+        else:
+            cells = self._upscale_nested(encoded, fine)  # (B, hw, 16, C / 8)
+            logits = flat(
+                (cells.flatten(1, 2) @ weights.transpose(1, 2)).unflatten(1, (-1, 16)), 2, size=size
+            )
+            upscaled = cells
         output = MaskOutput(
-            logits=dot(weights, upscaled),
+            logits=logits,
             ious=self.iou_prediction_head(tokens[:, first])[:, kept],
             object_scores=self.pred_obj_score_head(tokens[:, 0]) if first else None,
             tokens=mask_tokens,
@@ -238,6 +260,8 @@ class MaskDecoder(nn.Module):
             return output
         place = -1 if self.readers else first + 1 + MASK_TOKENS
         own = fine[2:] if first else fine
+        if not torch.is_grad_enabled() and not self.readers:
+            upscaled = flat(upscaled, 2, size=size)
         answer = self.fine(tokens[:, place], upscaled=upscaled, maps=own, mask_tokens=mask_tokens)
         return replace(output, fine=answer)
 
@@ -277,6 +301,24 @@ class MaskDecoder(nn.Module):
         coarse = act(norm(first(encoded) + fine[1]))  # (B, C / 4, 2h, 2w)
         return last(second(coarse) + fine[0])
 
+    def _upscale_nested(self, encoded: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
+        """Return `_upscale` as (B, hw, 16, C / 8), the 4 x 4 pixels of a cell beside each other, twice 2 x 2.
+
+        A transposed convolution whose kernel is its stride is a matrix product for each cell; in this order, nothing
+        needs to be moved until the few masks are drawn.
+        """
+        first, norm, act, second, last = self.output_upscaling
+        cells = encoded.flatten(2).transpose(1, 2)  # (B, hw, C)
+        x = _spread(first, cells)  # (B, hw, 4, C / 4)
+        if self.config.generation == 2:
+            x = x + nested(fine[1], 1)
+        assert isinstance(norm, LayerNorm2d)
+        x = act(norm.of_last(x))
+        x = _spread(second, x).flatten(2, 3)  # (B, hw, 16, C / 8)
+        if self.config.generation == 2:
+            x = x + nested(fine[0], 2)
+        return last(x)
+
     def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
         """Return what is shown of four masks (inference only).
 
@@ -304,6 +346,35 @@ class MaskDecoder(nn.Module):
         inner = (logits > self.config.stability_delta).flatten(-2).sum(-1).float()
         outer = (logits > -self.config.stability_delta).flatten(-2).sum(-1).float()
         return torch.where(outer > 0, inner / outer, torch.ones_like(outer))
+
+
+def _spread(conv: nn.Module, cells: Tensor) -> Tensor:
+    """Return what a transposed convolution (2 x 2, stride 2) makes of (..., C) cells: (..., 4, C')."""
+    weight, bias = conv.weight, conv.bias
+    assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+    matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (C, 4 * C')
+    flat_cells = cells.reshape(-1, cells.shape[-1])
+    wide = torch.addmm(bias.repeat(4), flat_cells, matrix)
+    return wide.reshape(*cells.shape[:-1], 4, len(bias))
+
+
+def nested(x: Tensor, depth: int) -> Tensor:
+    """Turn a (B, C, 2^d h, 2^d w) map into (B, hw, 4^d, C): the pixels of a cell together, halves within halves."""
+    batch, channels, height, width = x.shape
+    h, w = height >> depth, width >> depth
+    split = x.reshape(batch, channels, h, *(2,) * depth, w, *(2,) * depth)
+    rows, cols = range(3, 3 + depth), range(4 + depth, 4 + 2 * depth)
+    order = [0, 2, 3 + depth, *(axis for pair in zip(rows, cols, strict=True) for axis in pair), 1]
+    return split.permute(order).reshape(batch, h * w, 4**depth, channels)
+
+
+def flat(x: Tensor, depth: int, *, size: tuple[int, int]) -> Tensor:
+    """Undo `nested`: (B, hw, 4^d, C) to (B, C, 2^d h, 2^d w) with `size` = (h, w)."""
+    batch, _, _, channels = x.shape
+    split = x.reshape(batch, *size, *(2,) * (2 * depth), channels)
+    rows, cols = range(3, 3 + 2 * depth, 2), range(4, 4 + 2 * depth, 2)
+    moved = split.permute(0, 3 + 2 * depth, 1, *rows, 2, *cols)
+    return moved.reshape(batch, channels, size[0] << depth, size[1] << depth)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ NEGATIVE, POSITIVE, BOX_START, BOX_END, PADDING = 0, 1, 2, 3, -1
 """Labels of prompt points, as in the released models."""
 
 CLICK_WIDTHS = (1.0, 3.0, 9.0)
+_MOST_CODES = 8
 DRAWN_CHANNELS = 2 * len(CLICK_WIDTHS) + 1
 
 
@@ -67,6 +68,7 @@ class PromptEncoder(nn.Module):
         self.grid = grid
         self.click_sigma = click_sigma
         self.pe_layer = FourierCode(width // 2)
+        self._codes: dict[tuple[object, ...], Tensor] = {}
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, width)
         if click_sigma is None:
@@ -88,7 +90,22 @@ class PromptEncoder(nn.Module):
         return self.not_a_point_embed.weight.dtype
 
     def dense_code(self, size: tuple[int, int], *, origin: tuple[float, float] = (0.0, 0.0)) -> Tensor:
-        """Return the (1, C, h, w) Fourier code of the embedding's cell centres; `origin` as in `forward`."""
+        """Return the (1, C, h, w) Fourier code of the embedding's cell centres; `origin` as in `forward`.
+
+        While no gradients are recorded, the codes of the last few sizes are kept.
+        """
+        if torch.is_grad_enabled():
+            return self._dense_code(size, origin)
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
+        key = (size, origin, self.dtype, matrix.device, matrix.data_ptr())
+        if key not in self._codes:
+            if len(self._codes) >= _MOST_CODES:
+                self._codes.clear()
+            self._codes[key] = self._dense_code(size, origin)
+        return self._codes[key]
+
+    def _dense_code(self, size: tuple[int, int], origin: tuple[float, float]) -> Tensor:
+        """Work the code out."""
         device = self.pe_layer.positional_encoding_gaussian_matrix.device
         x, y = (
             (start + (torch.arange(count, device=device) + 0.5) * self.grid.stride) / self.grid.image_size
@@ -97,6 +114,10 @@ class PromptEncoder(nn.Module):
         xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h, w, 2)
         code: Tensor = self.pe_layer(xy)
         return code.permute(2, 0, 1)[None].to(self.dtype)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:  # Any: as torch declares it
+        self._codes.clear()
+        super()._load_from_state_dict(*arguments)
 
     def points(self, xy: Tensor, labels: Tensor) -> Tensor:
         """Return (B, N, C) tokens of (B, N, 2) points (x, y) in frame pixels with (B, N) labels."""

@@ -60,7 +60,8 @@ class Sam(Promptable):
         """Return the modules that images alone pass through; they may run in another number format than prompts."""
         if not self.config.has_fine:
             return [self.image_encoder]
-        fine: FineHead = self.mask_decoder.fine
+        fine = self.mask_decoder.fine
+        assert isinstance(fine, FineHead)
         return [self.image_encoder, fine.compress_vit_feat, fine.embedding_encoder]
 
     def needs_padding(self, labels: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fine import FineConfig
+from .fine import FineConfig, FullFineHead
 from .hiera import HIERA, Hiera, HieraConfig
 from .layers import Mlp, sine_position_code
 from .mask_decoder import DecoderConfig, MaskDecoder
@@ -124,8 +124,9 @@ class Sam2(Promptable):
     def encoder_parts(self) -> list[nn.Module]:
         """Return the modules that images alone pass through; they may run in another number format than prompts."""
         decoder = self.sam_mask_decoder
-        parts = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
+        parts: list[nn.Module] = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
         if self._has_details:
+            assert isinstance(decoder.fine, FullFineHead)
             parts.append(decoder.fine.details)
         return [self.image_encoder, *parts]
 

@@ -88,20 +88,29 @@ def unpack(
         embedding, *levels = (
             torch.from_numpy(np.asarray(arrays[name])).to(device).float() for name in ("embedding", *fine)
         )
-        source, target, window = (
-            tuple(description[k])  # type: ignore[arg-type]  # JSON
-            for k in ("source", "target", "window")
-        )
+        source, target, window = (_pair(description[key]) for key in ("source", "target", "window"))
         rgb = torch.from_numpy(np.asarray(arrays["rgb"])) if "rgb" in arrays else None
         stride = int(description["stride"])  # type: ignore[call-overload]  # JSON
         tensors = ImageFeatures(_packed_last(embedding), tuple(_packed_last(level) for level in levels))
         return Features(
-            tensors, ResizeMap(source, target), Window(*window), model, stride=stride, rgb=rgb
+            tensors, ResizeMap(_sizes(source), _sizes(target)), Window(*window), model, stride=stride, rgb=rgb
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ImageError(
             f"stored features do not fit {model.name} ({type(error).__name__}: {error}); embed the image again"
         ) from error
+
+
+def _pair(value: object) -> tuple[float, float]:
+    """Return two numbers of a description."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise TypeError(f"{value!r} is not a pair")
+    return float(value[0]), float(value[1])
+
+
+def _sizes(pair: tuple[float, float]) -> tuple[int, int]:
+    """Return two numbers of pixels."""
+    return int(pair[0]), int(pair[1])
 
 
 def _half(tensor: Tensor) -> AnyArray:

@@ -86,6 +86,7 @@ def load_model(
         licence=spec_of(name).licence,
         has_fine=CONFIGS[name].has_fine,
         finds_instances=decoder is not None,
+        number_format=str(placement.encoder_dtype).removeprefix("torch."),
     )
     return assemble(card, weights, placement=placement, where=str(path), decoder=decoder)
 
