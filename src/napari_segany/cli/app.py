@@ -14,6 +14,7 @@ from napari_segany.core.errors import SegAnyError
 
 from .demo import demo
 from .doctor import doctor
+from .download import download
 from .instances import instances
 from .listing import models
 from .segment import segment
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (segment, instances, models, doctor, demo, scenes, train, evaluate):
+for _command in (segment, instances, models, download, doctor, demo, scenes, train, evaluate):
     app.command()(_command)
 
 

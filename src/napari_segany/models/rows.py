@@ -39,6 +39,8 @@ _HQ_KEYS = {"vit_b": 339, "vit_l": 507, "vit_h": 619, "tiny_vit": 464}
 
 DECODER_LAYOUT = Layout(66, (("base.block.1.weight", (512, 256, 3, 3)), ("out_conv.weight", (3, 64, 1, 1))))
 """Of micro-sam's decoder, in both its forms (bilinear or transposed up-sampling)."""
+DECODER_PARAMETERS = 9_591_235
+"""Of the bilinear form."""
 
 
 def _sam_layout(trunk: str, *, with_hq: bool = False) -> Layout:
@@ -214,8 +216,8 @@ _MICRO_LICENCES = {
     ),
     False: (
         NOT_STATED,
-        "The authors of micro-sam state no licence for these weights (their code is MIT): ask them before "
-        "you use them for more than your own research.",
+        "No licence of these weights is known to be stated (micro-sam's code is MIT): ask its authors "
+        "before you use them for more than your own research.",
     ),
 }
 
