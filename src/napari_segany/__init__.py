@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .io.images import open_image
     from .io.label_store import LabelStore
     from .models.registry import ModelSpec, list_models
+    from .predict.automatic import AutomaticSegmenter
     from .predict.image import ImagePredictor
     from .predict.loading import load_model
     from .session.image import ImageSession
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutomaticSegmenter",
     "Box",
     "FrameMasks",
     "ImagePredictor",
@@ -37,6 +39,7 @@ __all__ = [
 
 # Where each public name lives. A name is listed once its module exists, not before.
 _HOMES = {
+    "AutomaticSegmenter": "predict.automatic",
     "Box": "core.types",
     "FrameMasks": "core.types",
     "ImagePredictor": "predict.image",

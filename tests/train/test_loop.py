@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from annotated_images import disc_image
+from safetensors.torch import save_file
 from tests.contracts.shrink import shrunken
 
 from napari_segany.core.errors import DataError
 from napari_segany.core.types import ModelCard
+from napari_segany.models.build import CONFIGS
 from napari_segany.models.sam2 import SAM2, build_sam2
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
@@ -31,7 +34,9 @@ RECIPE = Recipe("test-nano", stages=(STAGE, STAGE), warmup=2, average=0.9)
 @pytest.fixture(autouse=True)
 def own_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the recipe's model a row of its own."""
-    monkeypatch.setitem(SAM2, RECIPE.name, shrunken(SAM2["sam2-nano"]))
+    config = shrunken(SAM2["sam2-nano"])
+    for table in (SAM2, CONFIGS):
+        monkeypatch.setitem(table, RECIPE.name, config)
 
 
 def trainer_in(folder: Path, *, recipe: Recipe = RECIPE) -> Trainer:
@@ -282,3 +287,32 @@ def test_weight_decay_is_for_matrices_only() -> None:
     assert all(p.ndim >= 2 for p in large["params"])  # type: ignore[attr-defined]
     assert all(p.ndim < 2 for p in small["params"])  # type: ignore[attr-defined]
     assert len(large["params"]) + len(small["params"]) == len(list(module.parameters()))  # type: ignore[arg-type]
+
+
+def test_a_frozen_base_stays_and_its_fine_parts_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SAM2, "test-hq-nano", shrunken(SAM2["sam2-hq-nano"]))
+    base = build_sam2(RECIPE.name).state_dict()
+    path = tmp_path / "base.safetensors"
+    save_file(base, path)
+    monkeypatch.setattr(loop, "find_weights", lambda spec: path)
+    recipe = replace(
+        RECIPE, name="test-hq-nano", base="sam2-nano", stages=(replace(STAGE, dense_weight=0.0),)
+    )
+    trainer = Trainer(recipe, images=[disc_image()], folder=tmp_path / "run")
+    before = state_of(trainer)
+    losses = []
+    for _ in range(12):
+        batch = fixed_batch()
+        losses.append(trainer._train_step(batch, recipe.stages[0], rate=1e-2, rng=np.random.default_rng(5)))
+        trainer.step += 1
+    after = state_of(trainer)
+    moved = {
+        key for key in before if key.startswith("module model.") and not torch.equal(before[key], after[key])
+    }
+    assert moved
+    assert all(".fine." in key for key in moved)
+    assert losses[-1] < losses[0]
+    for key, tensor in base.items():
+        assert torch.equal(trainer.averaged_weights()[key], tensor), key

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from napari_segany.train.losses import (
@@ -14,6 +15,7 @@ from napari_segany.train.losses import (
     UNAMBIGUOUS_SHARE,
     dense_loss,
     dice_loss,
+    fine_loss,
     focal_loss,
     mask_loss,
     prompt_loss,
@@ -166,3 +168,20 @@ def test_dense_maps_weigh_rare_pixels_up() -> None:
     assert float(on_zeros) == pytest.approx(math.log(2))
     assert float(on_ones) == pytest.approx(3 * math.log(2))  # 2 for objects and 4 for borders
     assert float(dense_loss(40 * (2 * ones - 1), ones)) == pytest.approx(0, abs=1e-4)
+
+
+def test_fine_masks_learn_where_the_base_is_right_and_most_at_the_outline() -> None:
+    truth = torch.zeros(1, 1, 32, 32)
+    truth[..., 8:24, 8:24] = 1
+    near = torch.where(F.avg_pool2d(truth, 2) > 0.5, 4.0, -4.0)
+    base = torch.cat((near, -near, near, -near), dim=1)  # masks 0 and 2 are right
+    logits = torch.zeros(1, 4, 32, 32, requires_grad=True)
+    fine_loss(logits, truth, base=base).backward()
+    assert logits.grad is not None
+    pull = logits.grad.abs()[0]
+    assert pull[1].max() == pull[3].max() == 0
+    assert pull[0].max() > 0
+    assert pull[2].max() > 0
+    assert pull[2, 8, 16] > 1.5 * pull[2, 16, 16]  # at the outline, and inside
+    right = torch.where(truth > 0.5, 8.0, -8.0).expand(1, 4, -1, -1)
+    assert fine_loss(right, truth, base=base) < 0.05 < fine_loss(-right, truth, base=base)

@@ -31,6 +31,15 @@ def test_a_recipe_can_be_followed(name: str) -> None:
     assert recipe.stages[-1].last_rate == 0
 
 
+def test_a_recipe_on_a_base_fits_it() -> None:
+    for recipe in RECIPES.values():
+        if recipe.base is not None:
+            ours, base = SAM2[recipe.name], SAM2[recipe.base]
+            assert ours.has_fine
+            assert ours.trunk == base.trunk
+            assert all(stage.dense_weight == 0 for stage in recipe.stages)  # it would train the trunk
+
+
 @pytest.mark.parametrize("steps", [1, 2, 48, 480, 9600])
 def test_a_shortened_recipe_keeps_its_shares(steps: int) -> None:
     recipe = recipe_of("sam2-nano")

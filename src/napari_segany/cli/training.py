@@ -22,11 +22,18 @@ def scenes(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
     size: Annotated[int, typer.Option(min=32, help="Side in pixels.")] = 256,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="Kinds in turn, comma-separated; `thin` for those with thin structures; all if left out."
+        ),
+    ] = None,
 ) -> None:
     """Write procedural microscopy scenes with exact masks, to train or evaluate on."""
-    from napari_segany.train.scenes import export_scenes
+    from napari_segany.train.scenes import KINDS, THIN_KINDS, export_scenes
 
-    export_scenes(out, count=count, seed=seed, size=(size, size))
+    chosen = KINDS if kinds is None else THIN_KINDS if kinds == "thin" else tuple(kinds.split(","))
+    export_scenes(out, count=count, seed=seed, size=(size, size), kinds=chosen)
     typer.echo(f"{count} scenes: {out.resolve()}")
 
 
@@ -80,6 +87,12 @@ def evaluate(
     most_objects: Annotated[
         int | None, typer.Option(min=1, help="At most this many objects of an image; all if left out.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another model, measured on the same objects; its gain is printed.")
+    ] = None,
+    fine: Annotated[
+        bool | None, typer.Option("--fine/--no-fine", help="Fine boundaries of HQ models; on if left out.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
@@ -89,10 +102,34 @@ def evaluate(
     from napari_segany.predict.loading import load_model
     from napari_segany.train.metrics import evaluate_folder
 
-    predictor = ImagePredictor(load_model(model, device=device, precision=precision))
-    result = evaluate_folder(predictor, data, split=split, most_objects=most_objects, progress=_show_progress)
-    typer.echo(err=True)
-    typer.echo(json.dumps(result.as_dict()) if as_json else _table(result))
+    def measured(name: str, *, use: bool | None) -> Evaluation:
+        predictor = ImagePredictor(load_model(name, device=device, precision=precision))
+        result = evaluate_folder(
+            predictor, data, split=split, most_objects=most_objects, fine=use, progress=_show_progress
+        )
+        typer.echo(err=True)
+        return result
+
+    result = measured(model, use=fine)
+    other = None if against is None else measured(against, use=None)
+    if as_json:
+        both = result.as_dict() if other is None else {"model": result.as_dict(), "against": other.as_dict()}
+        typer.echo(json.dumps(both))
+        return
+    typer.echo(_table(result))
+    if other is not None:
+        typer.echo("\n" + _table(other))
+        typer.echo("\n" + _gain(result, other))
+
+
+def _gain(result: Evaluation, other: Evaluation) -> str:
+    """Return how many points a model is above another, measure by measure."""
+    ours, theirs = result.as_dict(), other.as_dict()
+    gains = [
+        f"{measure} {100 * (float(str(ours[measure])) - float(str(theirs[measure]))):+.1f}"
+        for measure in _MEASURES[1:]
+    ]
+    return f"{result.model} above {other.model}, in points: {', '.join(gains)}"
 
 
 def _show_progress(done: int, name: str) -> None:

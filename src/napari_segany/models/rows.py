@@ -26,6 +26,7 @@ _OWNCLOUD = "https://owncloud.gwdg.de/index.php/s"
 _SAM2_PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
 _HQ_TOKEN = "mask_decoder.hf_token.weight"
 _HQ2_TOKEN = "sam_mask_decoder.hf_token.weight"
+_NANO_TOKEN = "sam_mask_decoder.fine.hf_token.weight"
 _TINY_PATCHES = ("image_encoder.patch_embed.seq.0.c.weight", (32, 3, 3, 3))
 _VIT_WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}  # channels after the patch embedding
 _SAM_KEYS = {"vit_b": 314, "vit_l": 482, "vit_h": 594, "tiny_vit": 439}
@@ -237,7 +238,7 @@ NANO = ModelSpec(
     licence="BSD-3-Clause",
     image_size=512,
     note="Trained by `segany train` on procedural microscopy scenes and public-domain nuclei; see its card.",
-    layout=Layout(None, (("image_encoder.trunk.stem.0.weight", ()),), absent=(_HQ2_TOKEN,)),
+    layout=Layout(None, (("image_encoder.trunk.stem.0.weight", ()),), absent=(_NANO_TOKEN,)),
 )
 NANO_HQ = ModelSpec(
     name="sam2-hq-nano",
@@ -249,7 +250,7 @@ NANO_HQ = ModelSpec(
     licence="BSD-3-Clause",
     image_size=512,
     note="sam2-nano, frozen, with HQ parts trained by `segany train` on scenes of thin structures; see its card.",
-    layout=Layout(None, (("image_encoder.trunk.stem.0.weight", ()), (_HQ2_TOKEN, ()))),
+    layout=Layout(None, (("image_encoder.trunk.stem.0.weight", ()), (_NANO_TOKEN, ()))),
     has_fine=True,
 )
 BUNDLED = (NANO,)  # NANO_HQ joins here in the commit that puts its weights into the package

@@ -112,7 +112,8 @@ def assemble(
         with torch.device("meta"):
             finder = UnetrDecoder(unetr_config_of(decoder))
         load_strictly(finder, decoder, where=f"the instance decoder of {where}")
-        _freeze(finder).to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
+        _freeze(finder).to(placement.encoder_dtype)
+        finder.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
     return Model(card, _prepare(network, placement), placement, finder)
 
 

@@ -19,11 +19,13 @@ from torch.utils.data import DataLoader
 from napari_segany.core.errors import DataError
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.promptable import ImageFeatures
+from napari_segany.models.registry import spec_of
 from napari_segany.models.sam2 import Sam2, build_sam2
+from napari_segany.models.weights import find_weights, read_weights
 from napari_segany.predict.preprocess import normalise
 
 from .dataset import Annotated, CropStream
-from .losses import dense_loss, prompt_loss
+from .losses import dense_loss, fine_loss, prompt_loss
 from .recipes import Recipe, Stage
 from .simulate import CELL, PromptMix, corrected, first_prompts
 
@@ -60,7 +62,14 @@ class Trainable(nn.Module):
         if task == "dense":
             return self.dense_head(*inputs)
         features, xy, labels, masks, origin = inputs
-        return self.model.decode_all(features, xy, labels, masks=masks, origin=origin)  # type: ignore[arg-type]  # as above
+        return self.model.decode_all(
+            features,  # type: ignore[arg-type]  # as above
+            xy,  # type: ignore[arg-type]  # as above
+            labels,  # type: ignore[arg-type]  # as above
+            masks=masks,  # type: ignore[arg-type]  # as above
+            origin=origin,  # type: ignore[arg-type]  # as above
+            with_fine=self.model.config.has_fine,
+        )
 
 
 class LowPrecision:
@@ -115,6 +124,8 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(device)
         self.module = Trainable(build_sam2(recipe.name)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
+        if recipe.base is not None:
+            _take_over(self.module, recipe.base)
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             _groups(self.module, recipe.weight_decay), lr=1e-4, betas=(0.9, 0.98)
@@ -203,9 +214,10 @@ class Trainer:
         """Take one optimiser step and return its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.module.train()
+        is_fine = self.recipe.base is not None
+        self.module.train(mode=not is_fine)  # a frozen base keeps its statistics, too
         low = LowPrecision(self.module, torch.bfloat16)
-        loss = batch_loss(low, [x.to(self.device) for x in batch], stage, rng=rng)
+        loss = batch_loss(low, [x.to(self.device) for x in batch], stage, rng=rng, is_fine=is_fine)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
@@ -299,21 +311,33 @@ def _forget_after(step: int, history: Path) -> None:
     partial.replace(history)
 
 
-def batch_loss(low: LowPrecision, batch: list[Tensor], stage: Stage, *, rng: np.random.Generator) -> Tensor:
+def _take_over(module: Trainable, base: str) -> None:
+    """Give a model the weights of its base, and freeze all but the fine parts."""
+    own = module.model.state_dict()
+    weights = read_weights(find_weights(spec_of(base)))
+    module.model.load_state_dict(own | weights)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad = ".fine." in name
+
+
+def batch_loss(
+    low: LowPrecision, batch: list[Tensor], stage: Stage, *, rng: np.random.Generator, is_fine: bool = False
+) -> Tensor:
     """Return the mean loss of a batch over all prompt rounds.
 
     Parameters
     ----------
     batch
         pixels (B, 3, S, S) in 0..1; masks (B, K, S, S) bool; dense (B, 2, S, S).
+    is_fine
+        Whether the fine parts are trained on a frozen base.
     """
     pixels, masks, dense = batch
     count = masks.shape[1]
     pixels = normalise(pixels).to(low.dtype, memory_format=torch.channels_last)
     features: ImageFeatures = low("encode", pixels)  # type: ignore[assignment]  # tasks share one signature
-    truth = nn.functional.avg_pool2d(masks.float(), CELL).flatten(0, 1)[:, None]  # (N, 1, S/2, S/2)
-    spread = _repeat(features, count)
-    total = _rounds(low, spread, truth, stage, rng=rng)
+    full = masks.float().flatten(0, 1)[:, None]  # (N, 1, S, S)
+    total = _rounds(low, _repeat(features, count), full, stage, rng=rng, is_fine=is_fine)
     if stage.dense_weight > 0:
         maps: Tensor = low("dense", features.fine[0])  # type: ignore[assignment]  # as above
         total = total + stage.dense_weight * dense_loss(maps.float(), nn.functional.avg_pool2d(dense, CELL))
@@ -321,9 +345,16 @@ def batch_loss(low: LowPrecision, batch: list[Tensor], stage: Stage, *, rng: np.
 
 
 def _rounds(
-    low: LowPrecision, features: ImageFeatures, truth: Tensor, stage: Stage, *, rng: np.random.Generator
+    low: LowPrecision,
+    features: ImageFeatures,
+    full: Tensor,
+    stage: Stage,
+    *,
+    rng: np.random.Generator,
+    is_fine: bool,
 ) -> Tensor:
     """Return the loss of the first prompt on all objects and of the corrective clicks on some of them."""
+    truth = nn.functional.avg_pool2d(full, CELL)  # (N, 1, S/2, S/2)
     binary = (truth[:, 0] > 0.5).cpu().numpy()
     binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
     prompts = first_prompts(binary, rng, mix=PromptMix()).to(truth.device)
@@ -333,17 +364,29 @@ def _rounds(
         output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # tasks share one signature
         logits, ious = output.logits.float(), output.ious.float()
         share = len(truth) / whole
-        total = total + share * prompt_loss(logits, ious, truth, is_ambiguous=prompts.is_ambiguous)
+        if is_fine:
+            loss, logits = _fine_round(output, full, base=logits)
+        else:
+            loss = prompt_loss(logits, ious, truth, is_ambiguous=prompts.is_ambiguous)
+        total = total + share * loss
         weight += share
         if index + 1 == rounds:
             break
         if index == 0:
             kept = np.sort(rng.permutation(whole)[: max(1, round(stage.late_share * whole))])
             binary, on = binary[kept], torch.from_numpy(kept).to(truth.device)
-            prompts, features, truth = prompts.rows(on), features.of(on), truth[on]
+            prompts, features, truth, full = prompts.rows(on), features.of(on), truth[on], full[on]
             logits, ious = logits[on], ious[on]
         prompts = corrected(prompts, binary, logits=_shown(logits, ious, prompts.is_ambiguous), rng=rng)
     return total / weight
+
+
+def _fine_round(output: MaskOutput, full: Tensor, *, base: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of a round's fine masks, and their (N, 4, h, w) logits as the next round is shown them."""
+    assert output.fine is not None
+    wide = nn.functional.interpolate(base, size=full.shape[2:], mode="bilinear", align_corners=False)
+    fine = wide + output.fine.float()
+    return fine_loss(fine, full, base=base), nn.functional.avg_pool2d(fine, CELL).detach()
 
 
 def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
@@ -366,11 +409,12 @@ def _repeat(features: ImageFeatures, count: int) -> ImageFeatures:
     def spread(x: Tensor) -> Tensor:
         return x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
 
-    return ImageFeatures(spread(features.embedding), (spread(features.fine[0]), spread(features.fine[1])))
+    return ImageFeatures(spread(features.embedding), tuple(spread(level) for level in features.fine))
 
 
 def _groups(module: nn.Module, decay: float) -> list[dict[str, object]]:
     """Return the optimiser's groups: weight decay on matrices and kernels only."""
-    large = [p for p in module.parameters() if p.ndim >= 2]
-    small = [p for p in module.parameters() if p.ndim < 2]
+    learning = [p for p in module.parameters() if p.requires_grad]
+    large = [p for p in learning if p.ndim >= 2]
+    small = [p for p in learning if p.ndim < 2]
     return [{"params": large, "weight_decay": decay}, {"params": small, "weight_decay": 0.0}]

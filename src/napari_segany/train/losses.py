@@ -11,6 +11,7 @@ from torch import Tensor
 
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
 UNAMBIGUOUS_SHARE = 0.2
+RIM, RIM_WEIGHT = 3, 8.0
 
 
 def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
@@ -69,6 +70,40 @@ def prompt_loss(logits: Tensor, ious: Tensor, truth: Tensor, *, is_ambiguous: Te
     miss = (ious - true_iou(logits, truth)).abs()
     scores = miss[:, 0] + ambiguous * miss[:, 1:].mean(dim=1)
     return (masks + IOU_WEIGHT * scores).mean()
+
+
+def fine_loss(logits: Tensor, truth: Tensor, *, base: Tensor) -> Tensor:
+    """Return the loss of fine masks: of mask 0, and of that of masks 1 to 3 whose base is nearest to the truth.
+
+    Cross-entropy, its pixels near the outline weighted by `RIM_WEIGHT`, and dice; each mask counts by the IoU that its
+    base has, since an outline cannot be refined where the base found something else.
+
+    Parameters
+    ----------
+    logits : (B, 4, H, W)
+    truth : (B, 1, H, W), 0 or 1
+    base : (B, 4, h, w)
+        Of the frozen model, at its own resolution.
+    """
+    coarse = F.interpolate(truth, size=base.shape[2:], mode="area")
+    found = true_iou(base, coarse)  # (B, 4)
+    best = found[:, 1:].argmax(dim=1, keepdim=True) + 1
+    chosen = torch.cat((torch.zeros_like(best), best), dim=1)  # (B, 2)
+    rows = torch.arange(len(best), device=best.device)[:, None]
+    picked, share = logits[rows, chosen], found[rows, chosen].clamp(min=0.05)
+    target = truth.expand_as(picked)
+    cross = F.binary_cross_entropy_with_logits(picked, target, reduction="none")
+    weight = 1 + RIM_WEIGHT * _rim(truth)
+    losses = (cross * weight).sum((-2, -1)) / weight.sum((-2, -1)) + dice_loss(picked, target)
+    return (share * losses).sum() / share.sum()
+
+
+def _rim(truth: Tensor) -> Tensor:
+    """Return (B, 1, H, W), 1 within `RIM` pixels of the outline of a mask, 0 elsewhere."""
+    side = 2 * RIM + 1
+    wide = F.max_pool2d(truth, side, stride=1, padding=RIM)
+    narrow = -F.max_pool2d(-truth, side, stride=1, padding=RIM)
+    return wide - narrow
 
 
 def dense_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ def evaluate(
     items: Iterable[Annotated],
     *,
     most_objects: int | None = None,
+    fine: bool | None = None,
     progress: Callable[[int, str], None] | None = None,
 ) -> Evaluation:
     """Run the protocol on the primary objects of annotated images.
@@ -106,6 +107,8 @@ def evaluate(
     ----------
     most_objects
         Per image; where an image has more, a fixed random choice of them.
+    fine
+        Whether HQ models draw fine boundaries; None as they are made to.
     progress
         Called with (images done, name) after each image.
 
@@ -117,7 +120,7 @@ def evaluate(
     results: list[ObjectResult] = []
     done = 0
     for item in items:
-        results.extend(_evaluate_image(predictor, item, most_objects=most_objects))
+        results.extend(_evaluate_image(predictor, item, most_objects=most_objects, fine=fine))
         done += 1
         if progress is not None:
             progress(done, item.name)
@@ -132,6 +135,7 @@ def evaluate_folder(
     *,
     split: str = "all",
     most_objects: int | None = None,
+    fine: bool | None = None,
     progress: Callable[[int, str], None] | None = None,
 ) -> Evaluation:
     """Run the protocol on `folder/images` and `folder/labels`; `split` is "all", "validation" or "training"."""
@@ -140,19 +144,19 @@ def evaluate_folder(
     items = read_folder(folder)
     if split != "all":
         items = (item for item in items if is_validation(item.name) == (split == "validation"))
-    return evaluate(predictor, items, most_objects=most_objects, progress=progress)
+    return evaluate(predictor, items, most_objects=most_objects, fine=fine, progress=progress)
 
 
 def validation_scenes(
-    count: int, *, seed: int = 0, size: tuple[int, int] = (256, 256)
+    count: int, *, seed: int = 0, size: tuple[int, int] = (256, 256), kinds: tuple[str, ...] = KINDS
 ) -> Iterator[Annotated]:
     """Yield scenes of every kind in turn that training, whose seeds start at 2**32, never sees."""
     for index in range(count):
-        yield from_scene(seed + index, size=size, kind=KINDS[index % len(KINDS)])
+        yield from_scene(seed + index, size=size, kind=kinds[index % len(kinds)])
 
 
 def _evaluate_image(
-    predictor: ImagePredictorLike, item: Annotated, *, most_objects: int | None
+    predictor: ImagePredictorLike, item: Annotated, *, most_objects: int | None, fine: bool | None
 ) -> Iterator[ObjectResult]:
     """Yield the results of one image's objects."""
     objects = [o for o in item.objects if o.is_primary]
@@ -165,8 +169,9 @@ def _evaluate_image(
     for start in range(0, len(objects), _BATCH):
         part = objects[start : start + _BATCH]
         truths = [_whole(o, item.labels.shape) for o in part]
-        boxed = predictor.predict_many(features, [Prompt(box=box_of(t)) for t in truths], multimask=False)
-        first, ious = _click_rounds(predictor, features, truths)
+        boxes = [Prompt(box=box_of(t)) for t in truths]
+        boxed = predictor.predict_many(features, boxes, multimask=False, fine=fine)
+        first, ious = _click_rounds(predictor, features, truths, fine=fine)
         for index, truth in enumerate(truths):
             yield ObjectResult(
                 modality=item.modality,
@@ -180,11 +185,12 @@ def _evaluate_image(
 
 
 def _click_rounds(
-    predictor: ImagePredictorLike, features: object, truths: list[BoolMask]
+    predictor: ImagePredictorLike, features: object, truths: list[BoolMask], *, fine: bool | None
 ) -> tuple[list[MaskPrediction], NDArray[np.float64]]:
     """Return the answers to the first clicks, and the (N, CLICKS) IoUs after each click."""
     points = [Points(np.array([deepest_point(t)], dtype=np.float32), np.array([True])) for t in truths]
-    first = answers = predictor.predict_many(features, [Prompt(points=p) for p in points])  # type: ignore[arg-type]  # features of this predictor
+    clicks = [Prompt(points=p) for p in points]
+    first = answers = predictor.predict_many(features, clicks, fine=fine)  # type: ignore[arg-type]  # features of this predictor
     ious = np.zeros((len(truths), CLICKS))
     ious[:, 0] = [_iou(a.best, t) for a, t in zip(answers, truths, strict=True)]
     for turn in range(1, CLICKS):
@@ -196,7 +202,7 @@ def _click_rounds(
                 points[index] = points[index].with_click(click.row, click.col, positive=click.is_positive)
                 wrong.append(index)
         prompts = [Prompt(points=points[i], mask=answers[i].logits[0]) for i in wrong]
-        fixed = predictor.predict_many(features, prompts, multimask=False)  # type: ignore[arg-type]  # as above
+        fixed = predictor.predict_many(features, prompts, multimask=False, fine=fine)  # type: ignore[arg-type]  # as above
         answers = list(answers)
         for index, answer in zip(wrong, fixed, strict=True):
             answers[index] = answer

@@ -32,7 +32,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model is trained, from nothing to the file in the wheel."""
+    """How one model is trained, from nothing to the file in the wheel.
+
+    With a `base`, that model's weights are taken over and stay as they are; only the fine parts learn.
+    """
 
     name: str
     stages: tuple[Stage, ...]
@@ -41,6 +44,7 @@ class Recipe:
     weight_decay: float = 0.05
     clip: float = 1.0
     average: float = 0.998
+    base: str | None = None
 
     @property
     def steps(self) -> int:
@@ -74,7 +78,26 @@ SAM2_NANO = Recipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SAM2_NANO,)}
+SAM2_HQ_NANO = Recipe(
+    "sam2-hq-nano",
+    stages=(
+        Stage(
+            1600,
+            CropPlan(side=192, objects=4),
+            batch=6,
+            rate=2e-3,
+            last_rate=0.0,
+            rounds=3,
+            dense_weight=0.0,
+            scene_share=0.75,
+            kinds=(*KINDS, "filaments", "filaments", "phase", "phase", "em", "membrane"),
+        ),
+    ),
+    weight_decay=0.01,
+    base="sam2-nano",
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SAM2_NANO, SAM2_HQ_NANO)}
 
 
 def recipe_of(name: str) -> Recipe:

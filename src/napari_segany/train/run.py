@@ -21,8 +21,10 @@ from .dataset import Annotated, is_validation, read_folder
 from .loop import BEST, CHECKPOINT, StepReport, Trainer
 from .metrics import evaluate, validation_scenes
 from .recipes import Recipe, recipe_of
+from .scenes import THIN_KINDS
 
 _IMAGES, _SCENES, _OBJECTS = 24, 18, 8
+_MEASURES = ("click1", "click3", "click5", "box", "best_of_3")
 
 
 def run_training(
@@ -63,39 +65,45 @@ def run_training(
         folder=folder,
         device=place(device).device.type,
     )
-    yield from trainer.run(validate=_validator(recipe.name, kept, device=device), every=every)
+    yield from trainer.run(validate=_validator(recipe, kept, device=device), every=every)
 
 
 def _validator(
-    name: str, kept: list[Annotated], *, device: str
+    recipe: Recipe, kept: list[Annotated], *, device: str
 ) -> Callable[[dict[str, Tensor]], dict[str, float]]:
     """Return a function that measures weights on a few held-back images and on scenes that training never renders."""
     step = max(1, len(kept) // _IMAGES)
     sets = {"scenes": list(validation_scenes(_SCENES))}
+    if recipe.base is not None:
+        sets["thin"] = list(validation_scenes(_SCENES, kinds=THIN_KINDS))
     if kept:
         sets["images"] = kept[::step][:_IMAGES]
 
     def validate(weights: dict[str, Tensor]) -> dict[str, float]:
-        card = ModelCard(name, "in training")
+        card = ModelCard(recipe.name, "in training", has_fine=recipe.base is not None)
         predictor = ImagePredictor(
             assemble(card, weights, placement=place(device), where="the running training")
         )
         results = {
             key: evaluate(predictor, items, most_objects=_OBJECTS).as_dict() for key, items in sets.items()
         }
-        return _flat(results)
+        return _flat(results, is_fine=recipe.base is not None)
 
     return validate
 
 
-def _flat(results: dict[str, dict[str, object]]) -> dict[str, float]:
-    """Return the headline numbers of each set, those of images unprefixed where there are any, and one score."""
-    measures = ("click1", "click3", "click5", "box", "best_of_3")
+def _flat(results: dict[str, dict[str, object]], *, is_fine: bool = False) -> dict[str, float]:
+    """Return the headline numbers of each set, those of images unprefixed where there are any, and one score.
+
+    Fine parts are scored by their outlines, everything else by IoU.
+    """
+    measures = ("click1", "click3", "boundary_iou") if is_fine else _MEASURES
     flat: dict[str, float] = {}
     for key, result in results.items():
         prefix = "" if key == "images" or len(results) == 1 else f"{key}_"
         flat |= {prefix + m: float(str(result[m])) for m in measures}
-    counted = [value for name, value in flat.items() if not name.endswith(("click5", "best_of_3"))]
+    left_out = ("click1", "click3") if is_fine else ("click5", "best_of_3")
+    counted = [value for name, value in flat.items() if not name.endswith(left_out)]
     flat["score"] = round(sum(counted) / len(counted), 4)
     return flat
 

@@ -17,7 +17,16 @@ from . import glowing, stained, transmitted
 from .canvas import SMALLEST_AREA, Canvas, SceneObject
 from .glowing import Painter
 
-__all__ = ["KINDS", "SMALLEST_AREA", "Scene", "SceneObject", "export_scenes", "render_scene", "scene_stream"]
+__all__ = [
+    "KINDS",
+    "SMALLEST_AREA",
+    "THIN_KINDS",
+    "Scene",
+    "SceneObject",
+    "export_scenes",
+    "render_scene",
+    "scene_stream",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,9 @@ _RECIPES: dict[str, _Recipe] = {
 
 KINDS: tuple[str, ...] = tuple(_RECIPES)
 """The kinds of scene that `render_scene` knows."""
+
+THIN_KINDS: tuple[str, ...] = ("filaments", "phase")
+"""Kinds whose objects are thin or have thin processes: fibres, neurites, bacteria."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
