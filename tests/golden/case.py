@@ -19,6 +19,7 @@ CASES = Path(__file__).parent / "cases"
 FAMILIES = {
     "SAM 2 image predictor": "sam2_image",
     "SAM 2 video predictor": "sam2_video",
+    "SAM 2 legacy video predictor": "sam2_video",
     "HQ-SAM 2": "hq2",
     "SAM": "sam",
     "MobileSAM": "sam",

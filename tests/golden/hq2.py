@@ -14,7 +14,8 @@ from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.tracking import Tracking
 from napari_segany.models.weights import load_strictly
-from napari_segany.predict.reference import Answer, ReferenceOptions, ReferenceTracker
+from napari_segany.predict.following import ReferenceOptions, Stack
+from napari_segany.predict.reference_batched import BatchedReferenceTracker
 
 from .case import Case, check_fixed
 from .sam2_image import CLAMP, config_from_case, pixels_of, points_of
@@ -66,26 +67,22 @@ def _answers(
 def _followed(model: Sam2, case: Case) -> dict[str, Tensor]:
     """Return the outputs of a click at (14, 13) on the first frame, followed to the last."""
     height, width = case.io["frames_uint8"].shape[1:3]
-    tracker = ReferenceTracker(
+    stack = Stack(
         Tracking(model, fine="added"),
         frame_features(case, model),
         n_frames=len(case.io["frames_uint8"]),
         options=ReferenceOptions(rules_of(case, {})),
     )
+    tracker = BatchedReferenceTracker(stack)
     xy = torch.tensor([[[14.0 / width, 13.0 / height]]]) * model.config.image_size
-    click = tracker.add_points(0, 1, xy=xy, labels=torch.tensor([[1]]))
-    results = {"video/click/video_res_masks": tracker.shown(click.logits, size=(height, width))}
+    click = tracker.add_points(0, 1, clicks=(xy, torch.tensor([[1]])))
+    results = {"video/click/video_res_masks": stack.shown(click.logits, size=(height, width))}
     for answer in tracker.propagate():
-        results |= _kept(tracker, answer)
+        kept = tracker.kept(answer.frame).answer
+        place = f"video/f{answer.frame}"
+        results |= {
+            f"{place}/low_res": answer.logits,
+            f"{place}/obj_ptr": kept.pointers,
+            f"{place}/object_score_logits": kept.object_scores,
+        }
     return results
-
-
-def _kept(tracker: ReferenceTracker, answer: Answer) -> dict[str, Tensor]:
-    """Return what the reference keeps of a frame of one object."""
-    kept = tracker.kept(answer.frame, 1).answer
-    place = f"video/f{answer.frame}"
-    return {
-        f"{place}/low_res": answer.logits,
-        f"{place}/obj_ptr": kept.pointers,
-        f"{place}/object_score_logits": kept.object_scores,
-    }

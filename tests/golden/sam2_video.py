@@ -1,4 +1,4 @@
-"""SAM 2's video predictor on golden cases: the sessions of a case, call by call, in the order of the reference."""
+"""SAM 2's video predictors on golden cases: the sessions of a case, call by call, in the order of the reference."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.sam2 import Sam2, build_sam2
 from napari_segany.models.tracking import Tracking
 from napari_segany.models.weights import load_strictly
+from napari_segany.predict.following import Answer, Kept, ReferenceOptions, Stack
 from napari_segany.predict.preprocess import normalise
 from napari_segany.predict.recall import RecallRules
-from napari_segany.predict.reference import Answer, Kept, ReferenceOptions, ReferenceTracker
+from napari_segany.predict.reference import ReferenceTracker
+from napari_segany.predict.reference_batched import BatchedReferenceTracker
 
 from .case import Case, check_fixed
 from .sam2_image import config_from_case
 
 INPUTS = frozenset({"frames_uint8", "true_masks"})
+
+BATCHED = "SAM 2 legacy video predictor"
 
 # What every released SAM 2 does when it tracks, and ours therefore has no settings for.
 FIXED_FLAGS = {
@@ -107,12 +111,14 @@ class _Run:
         options = self.session["ctor"]
         self.frames = self.case.io["frames_uint8"]
         self.size = (self.frames.shape[1], self.frames.shape[2])
-        self.tracker = ReferenceTracker(
-            Tracking(
-                self.model,
-                is_binarised=self.session.get("post", True),
-                storage=None if self.session.get("fp32") else torch.bfloat16,
-            ),
+        tracking = Tracking(
+            self.model,
+            is_binarised=self.session.get("post", True),
+            is_exclusive=options.get("non_overlap_masks_for_mem_enc", False),
+            storage=None if self.session.get("fp32") else torch.bfloat16,
+        )
+        self.stack = Stack(
+            tracking,
             frame_features(self.case, self.model),
             n_frames=len(self.frames),
             options=ReferenceOptions(
@@ -120,8 +126,11 @@ class _Run:
                 keeps_corrections=options.get("add_all_frames_to_correct_as_cond", False),
                 is_exclusive=options.get("non_overlap_masks", False),
                 largest_hole=options.get("fill_hole_area", 0),
+                forgets_nearby=options.get("clear_non_cond_mem_around_input", False),
             ),
         )
+        is_batched = self.case.description["family"] == BATCHED
+        self.tracker = BatchedReferenceTracker(self.stack) if is_batched else ReferenceTracker(self.stack)
 
     def step(self, number: int, step: dict[str, Any]) -> None:  # JSON
         """Do one call of the session and keep what it gives."""
@@ -130,14 +139,13 @@ class _Run:
             self._propagate(step, prefix)
         elif step["op"] == "remove_object":
             for answer in self.tracker.remove(step["obj"]):
-                place = f"{prefix}/updated_f{answer.frame}"
-                self.results[f"{place}/video_res_masks"] = self.tracker.shown(answer.logits, size=self.size)
+                self._show(f"{prefix}/updated_f{answer.frame}", answer)
         elif step["op"] == "clear_prompts":
-            answer = self.tracker.clear(step["frame"], step["obj"])
-            self.results[f"{prefix}/video_res_masks"] = self.tracker.shown(answer.logits, size=self.size)
+            self._show(prefix, self.tracker.clear(step["frame"], step["obj"]))
         else:
-            answer = self._prompt(step)
-            self._keep(prefix, answer, [self.tracker.kept(step["frame"], step["obj"], is_new=True)])
+            self._show(prefix, self._prompt(step))
+            if isinstance(self.tracker, ReferenceTracker):
+                self._keep(prefix, [self.tracker.kept(step["frame"], step["obj"])])
 
     def _prompt(self, step: dict[str, Any]) -> Answer:  # JSON
         """Add a prompt."""
@@ -146,13 +154,10 @@ class _Run:
             return self.tracker.add_mask(step["frame"], step["obj"], mask=mask)
         xy, labels = _points(step)
         scale = torch.tensor([self.size[1], self.size[0]])
-        return self.tracker.add_points(
-            step["frame"],
-            step["obj"],
-            xy=(xy / scale * self.model.config.image_size)[None],
-            labels=labels[None],
-            replaces=step.get("clear_old_points", True),
-        )
+        xy = (xy / scale * self.model.config.image_size)[None]
+        replaces = step.get("clear_old_points", True)
+        clicks = xy, labels[None]
+        return self.tracker.add_points(step["frame"], step["obj"], clicks=clicks, replaces=replaces)
 
     def _propagate(self, step: dict[str, Any], prefix: str) -> None:  # JSON
         """Follow the objects."""
@@ -162,25 +167,32 @@ class _Run:
             start=step.get("start"), most=step.get("max"), is_reverse=step.get("reverse", False)
         )
         for answer in answers:
-            kept = [self.tracker.kept(answer.frame, one) for one in answer.object_ids]
             place = f"{prefix}/f{answer.frame}"
-            self._keep(place, answer, kept)
-            spatial = [one.memory.spatial for one in kept if one.memory is not None]
-            self.results[f"{place}/maskmem_features"] = torch.cat(spatial)
+            self._show(place, answer)
+            if isinstance(self.tracker, ReferenceTracker):
+                self._keep(place, [self.tracker.kept(answer.frame, one) for one in answer.object_ids])
+            else:
+                self._keep(place, [self.tracker.kept(answer.frame)])
             if seen:
                 last = seen[-1].flatten(2).permute(2, 0, 1)  # (hw, 1, C)
                 self.results[f"{place}/memory_attention_output_last_object"] = last
         hook.remove()
 
-    def _keep(self, place: str, answer: Answer, kept: list[Kept]) -> None:
+    def _show(self, place: str, answer: Answer) -> None:
+        """Keep what the reference returns of a frame."""
+        self.results[f"{place}/video_res_masks"] = self.stack.shown(answer.logits, size=self.size)
+
+    def _keep(self, place: str, kept: list[Kept]) -> None:
         """Keep what the reference stored of a frame."""
         answers = [one.answer for one in kept]
         self.results |= {
-            f"{place}/video_res_masks": self.tracker.shown(answer.logits, size=self.size),
             f"{place}/low_res": torch.cat([one.logits for one in answers]),
             f"{place}/object_score_logits": torch.cat([one.object_scores for one in answers]),
             f"{place}/obj_ptr": torch.cat([one.pointers for one in answers]),
         }
+        spatial = [one.memory.spatial for one in kept if one.memory is not None]
+        if len(spatial) == len(kept):
+            self.results[f"{place}/maskmem_features"] = torch.cat(spatial)
 
 
 def _points(step: dict[str, Any]) -> tuple[Tensor, Tensor]:  # JSON

@@ -24,6 +24,7 @@ ABSENT = -1024.0
 """Logit of every pixel of an object that is judged absent."""
 
 _SCALE, _BIAS = 20.0, -10.0  # of a mask of zeros and ones, where logits are wanted
+_OUTSIDE = -10.0  # of pixels that another object takes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +80,11 @@ class FrameMemory:
                 f"got {tuple(self.spatial.shape)} and {tuple(self.pointers.shape)}"
             )
 
+    def row(self, index: int) -> FrameMemory:
+        """Return the memory of one object, still as a batch of one."""
+        part = slice(index, index + 1)
+        return FrameMemory(self.spatial[part], self.pointers[part])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recollection:
@@ -115,6 +121,8 @@ class Tracking:
         What becomes of fine boundaries, in models that draw them.
     is_binarised
         Whether masks of prompted frames are remembered as zeros and ones, without their logits' doubts.
+    is_exclusive
+        Whether, of objects that are remembered together, a pixel goes into the memory of one only.
     storage
         The number format that spatial memories are kept in; None keeps that of the computation.
     """
@@ -122,6 +130,7 @@ class Tracking:
     model: Sam2
     fine: FineUse = "off"
     is_binarised: bool = True
+    is_exclusive: bool = False
     storage: torch.dtype | None = torch.bfloat16
 
     def __post_init__(self) -> None:
@@ -232,6 +241,8 @@ class Tracking:
         embedding = features.embedding.expand(len(answer.logits), -1, -1, -1)
         size = [side * self.model.config.stride for side in embedding.shape[2:]]
         logits = F.interpolate(answer.logits.float(), size=size, mode="bilinear", align_corners=False)
+        if self.is_exclusive:
+            logits = exclusive(logits)
         binarises = self.is_binarised and is_prompted
         masks = (logits > 0).to(embedding) if binarises else logits.sigmoid().to(embedding)
         spatial = self.model.memory_encoder(embedding, masks * _SCALE + _BIAS)
@@ -299,6 +310,14 @@ def time_code(times: Tensor, width: int, *, temperature: float = 10000.0) -> Ten
     period = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
     angle = times[:, None] / period  # (N, width / 2)
     return torch.cat((angle.sin(), angle.cos()), dim=1)
+
+
+def exclusive(logits: Tensor) -> Tensor:
+    """Return (K, 1, H, W) logits of which at most one is positive at each pixel."""
+    if len(logits) == 1:
+        return logits
+    index = torch.arange(len(logits), device=logits.device)[:, None, None, None]
+    return torch.where(logits.argmax(dim=0, keepdim=True) == index, logits, logits.clamp(max=_OUTSIDE))
 
 
 def _no_points(like: Tensor) -> tuple[Tensor, Tensor]:
