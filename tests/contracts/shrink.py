@@ -1,28 +1,71 @@
-"""Rows at sizes for unit tests: what makes a row this row (blocks, windows, strides, version) stays."""
+"""Rows at sizes for unit tests: what makes a row this row (blocks, windows, strides, version, fine head) stays."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from napari_segany.models.mask_decoder import DecoderConfig
+from napari_segany.models.build import CONFIGS
+from napari_segany.models.fine import FineConfig
+from napari_segany.models.hiera import HieraConfig
 from napari_segany.models.memory import MemoryConfig
 from napari_segany.models.nano import NanoConfig
+from napari_segany.models.promptable import PromptableConfig
+from napari_segany.models.registry import list_models
+from napari_segany.models.sam import SamConfig
 from napari_segany.models.sam2 import Sam2Config
+from napari_segany.models.tiny_vit import TinyVitConfig
+from napari_segany.models.vit import VitConfig
 
-WIDTH = 32
+WIDTH = 64
+SIDE = 64
+HEADS = 2  # few enough for the paths that inference takes where a few tokens face an image
+
+Trunk = VitConfig | TinyVitConfig | HieraConfig | NanoConfig
 
 
-def shrunken(config: Sam2Config) -> Sam2Config:
+def shrunken(config: PromptableConfig) -> PromptableConfig:
     """Return a row's configuration, small."""
-    if isinstance(config.trunk, NanoConfig):
-        trunk = replace(config.trunk, widths=(8, 8, 16, 32), depth=2, heads=2, out_width=WIDTH)
-    else:
-        trunk = replace(config.trunk, width=8 * config.trunk.heads)
-    return replace(
-        config,
-        trunk=trunk,
-        image_size=64,
-        width=WIDTH,
-        decoder=DecoderConfig(heads=config.decoder.heads, mlp_width=64, iou_width=WIDTH),
-        memory=config.memory and MemoryConfig(width=8, layers=1, mlp_width=64, frames=3),
+    assert isinstance(config, SamConfig | Sam2Config)
+    trunk = _small_trunk(config.trunk)
+    decoder = replace(
+        config.decoder,
+        heads=HEADS,
+        mlp_width=64,
+        iou_width=WIDTH,
+        fine=_small_fine(config.decoder.fine, trunk),
     )
+    small = replace(config, trunk=trunk, image_size=SIDE, width=WIDTH, decoder=decoder)
+    if isinstance(small, Sam2Config) and small.memory is not None:
+        small = replace(small, memory=MemoryConfig(width=8, layers=1, mlp_width=64, frames=3))
+    return small
+
+
+def _small_trunk(trunk: Trunk) -> Trunk:
+    """Return an image encoder's configuration, small: fewer channels in as many blocks."""
+    if isinstance(trunk, NanoConfig):
+        return replace(trunk, widths=(8, 8, 16, 32), depth=2, heads=2, out_width=WIDTH)
+    if isinstance(trunk, VitConfig):  # windows of 3 do not divide the grid of 4
+        return replace(trunk, width=4 * trunk.heads, window=3, image_size=SIDE, out_width=WIDTH)
+    if isinstance(trunk, TinyVitConfig):
+        return replace(trunk, widths=(8, 16, 20, 40), image_size=SIDE, out_width=WIDTH, classes=5)
+    return replace(trunk, width=8 * trunk.heads)
+
+
+def _small_fine(fine: FineConfig | None, trunk: Trunk) -> FineConfig | None:
+    """Return a fine head's configuration, small, for a small image encoder."""
+    if fine is None or fine.early_width is None:
+        return fine and replace(fine, hidden=8)
+    assert isinstance(trunk, VitConfig | TinyVitConfig)
+    return replace(fine, early_width=trunk.width if isinstance(trunk, VitConfig) else trunk.early_width)
+
+
+def _alike() -> dict[str, list[str]]:
+    """Return the names of all rows by the first of those that are the same when small, except for their weights."""
+    groups: dict[PromptableConfig, list[str]] = {}
+    for name in dict.fromkeys([*(spec.name for spec in list_models()), "sam2-hq-nano"]):
+        groups.setdefault(replace(shrunken(CONFIGS[name]), name=""), []).append(name)
+    return {names[0]: names for names in groups.values()}
+
+
+ALIKE = _alike()
+"""micro-sam's rows, for example, are SAM's with other weights: one of them stands for all."""
