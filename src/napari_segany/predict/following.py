@@ -149,8 +149,8 @@ class Stack:
 
     def follow(self, frame: int, seen: ImageFeatures) -> Kept:
         """Answer a frame without a prompt, on features from `reminded`, and remember it; holes are filled after."""
-        batch = len(seen.embedding)
-        nothing = seen.embedding.new_zeros(batch, 0, 2), torch.zeros(batch, 0, dtype=torch.long)
+        xy = seen.embedding.new_zeros(len(seen.embedding), 0, 2)
+        nothing = xy, torch.zeros(xy.shape[:2], dtype=torch.long, device=xy.device)
         answer = self.tracking.answer(seen, *nothing)
         memory = self.tracking.remember(self.features(frame), answer, is_prompted=False)
         return Kept(self.filled(answer), memory)
@@ -168,8 +168,8 @@ class Stack:
 
     def blank(self, frame: int) -> Tensor:
         """Return (1, 1, 4h, 4w) zeros, in the low resolution of a frame."""
-        height, width = self.features(frame).embedding.shape[2:]
-        return torch.zeros(1, 1, 4 * height, 4 * width)
+        embedding = self.features(frame).embedding
+        return embedding.new_zeros(1, 1, 4 * embedding.shape[2], 4 * embedding.shape[3])
 
 
 def joined(earlier: Clicks | None, later: Clicks) -> Clicks:
