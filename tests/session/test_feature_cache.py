@@ -50,7 +50,7 @@ class PackingPredictor(FakePredictor):
             raise self.trouble
         self.unpacked += 1
         shape, (low, high) = description["shape"], description["window"]  # type: ignore[misc]
-        return FakeFeatures(tuple(shape), Window(low, high), arrays["size"].size)  # type: ignore[arg-type]
+        return FakeFeatures(tuple(shape), Window(low, high), arrays["size"].size, self.card.name)  # type: ignore[arg-type]
 
 
 class MemoryStore:
@@ -129,8 +129,9 @@ class TestSwitching:
         model = model_of(one)
         look(model, (1,))
         model.switch(lambda: other)
-        assert model.predictor is None and not model.has((1,))
+        assert model.predictor is one and model.is_switching  # until the other is loaded
         assert look(model, (1,)) == [Stage.LOADING, Stage.READING, Stage.EMBEDDING]
+        assert model.predictor is other and not model.is_switching
         model.switch(lambda: one)
         assert look(model, (1,)) == [Stage.LOADING]
         assert model.has((1,)) and not model.has((2,))
@@ -153,9 +154,8 @@ class TestSwitching:
 
         model = PlaneModel(load_slowly, source=ArraySource(STACK), cache=FeatureCache())
         look(model, (0,))
-        assert model.predictor is None and not model.has((0,))
-        look(model, (0,))
-        assert model.predictor is new and len(new.embedded) == 1
+        assert model.predictor is new and len(new.embedded) == 1 and not old.embedded
+        assert (model.loaded, model.switched) == (2, 1)
 
     def test_forgetting_reads_again(self) -> None:
         predictor = FakePredictor()

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from napari_segany.core.errors import PromptError
-from napari_segany.core.types import Box, Points
+from napari_segany.core.types import Box, ModelCard, Points
 from napari_segany.session.prompts import ObjectPrompts, PromptStore, Seed
+
+CARD = ModelCard("fake", "0" * 64)
 
 PLANE = (3,)
 
@@ -13,7 +15,7 @@ def clicks(*coords: tuple[float, float]) -> Points:
 
 
 def seed_of(prompts: ObjectPrompts) -> Seed:
-    return Seed(np.zeros((4, 4), dtype=np.float32), prompts, 0)
+    return Seed(np.zeros((4, 4), dtype=np.float32), prompts, 0, CARD)
 
 
 def test_edits_keep_what_was_before_and_name_the_planes_that_changed() -> None:
@@ -28,11 +30,11 @@ def test_edits_keep_what_was_before_and_name_the_planes_that_changed() -> None:
 
 def test_a_prompt_prefers_the_answer_it_refines_over_the_drawn_mask() -> None:
     drawn = ObjectPrompts(mask=np.eye(4, dtype=bool))
-    assert drawn.prompt().mask is drawn.mask
+    assert drawn.prompt(CARD).mask is drawn.mask
     seed = seed_of(drawn)
     refined = ObjectPrompts(points=clicks((1, 1)), mask=drawn.mask, seed=seed)
-    assert np.array_equal(refined.prompt().mask, seed.logits)
-    assert refined.rounds() == [drawn, refined]
+    assert np.array_equal(refined.prompt(CARD).mask, seed.logits)
+    assert refined.rounds(CARD) == [drawn, refined]
 
 
 def test_only_one_lonely_click_is_ambiguous() -> None:
@@ -65,4 +67,4 @@ def test_moving_a_click_refines_only_answers_it_took_no_part_in(moved: Points, k
 
 def test_empty_prompts_cannot_be_asked() -> None:
     with pytest.raises(PromptError, match="click on the object"):
-        ObjectPrompts().prompt()
+        ObjectPrompts().prompt(CARD)

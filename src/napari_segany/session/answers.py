@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from napari_segany.core.errors import CapabilityError
 from napari_segany.core.identity import FeatureKey, image_fingerprint
 from napari_segany.core.intensity import Window
-from napari_segany.core.types import BoolMask, FeaturesLike, ImagePredictorLike, MaskPrediction, ModelCard
+from napari_segany.core.types import (
+    BoolMask,
+    FeaturesLike,
+    ImagePredictorLike,
+    Labels,
+    MaskPrediction,
+    ModelCard,
+)
 
 from .features import FeatureCache, FeatureStoreLike, StoredFeatures
 from .prompts import ObjectPrompts, PlaneIndex, Seed
@@ -31,6 +41,24 @@ class Stage(Enum):
     READING = "Reading the image"
     EMBEDDING = "Looking at the image"
     PREDICTING = "Finding the mask"
+    FINDING = "Finding every object"
+
+
+@runtime_checkable
+class InstanceFinder(Protocol):
+    """A predictor that also finds objects without prompts (`card.finds_instances`)."""
+
+    def find_instances(self, features: FeaturesLike) -> Labels:
+        """Return the (H, W) objects of an image, uint32, counted from 1; 0 is background."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Every object of one plane: `labels` (H, W) uint32, in what `window`, by which model."""
+
+    labels: Labels
+    window: Window
+    card: ModelCard
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,12 +75,18 @@ class Preview:
         What was asked.
     window
         The intensity window of the image that was embedded.
+    card
+        The model that answered.
+    has_fine
+        Whether it drew fine boundaries.
     """
 
     prediction: MaskPrediction
     chosen: int
     prompts: ObjectPrompts
     window: Window
+    card: ModelCard
+    has_fine: bool = False
 
     @property
     def mask(self) -> BoolMask:
@@ -84,7 +118,8 @@ class Preview:
 
     def seed(self) -> Seed:
         """Return what a further click refines."""
-        return Seed(self.prediction.logits[self.chosen], self.prompts, self.chosen)
+        logits = self.prediction.logits[self.chosen]
+        return Seed(logits, self.prompts, self.chosen, self.card, self.has_fine)
 
 
 StageReport = Callable[[Stage, PlaneIndex], None]
@@ -93,8 +128,8 @@ StageReport = Callable[[Stage, PlaneIndex], None]
 class PlaneModel:
     """Loads the model once, embeds planes once, and answers prompts; asked on one thread at a time.
 
-    Features are looked for in memory, then in the store, and only then made. `has`, `switch` and `predictor` may be
-    used on another thread meanwhile.
+    Features are looked for in memory, then in the store, and only then made. `has`, `switch`, `keep`, `is_switching`
+    and `predictor` may be used on another thread meanwhile.
 
     Parameters
     ----------
@@ -106,6 +141,13 @@ class PlaneModel:
         In memory; features of every model that was switched to share its limit.
     store
         Where features outlive the session; used with predictors that can pack them.
+
+    Attributes
+    ----------
+    loaded, switched
+        How many models were put in place so far, and how many of them by a switch.
+    refusal
+        Why the last switch did not come about.
     """
 
     def __init__(
@@ -117,6 +159,10 @@ class PlaneModel:
         store: FeatureStoreLike | None = None,
     ) -> None:
         self._lazy = _LazyPredictor(load)
+        self._next: _LazyPredictor | None = None
+        self._lock = threading.Lock()
+        self.loaded = self.switched = 0
+        self.refusal: Exception | None = None
         self._source = source
         self._stored = StoredFeatures(store) if store is not None else None
         self._seen: dict[PlaneIndex, tuple[str, Window]] = {}
@@ -132,9 +178,27 @@ class PlaneModel:
         predictor, seen = self._lazy.predictor, self._seen.get(index)
         return predictor is not None and seen is not None and _key(index, seen, predictor.card) in self.cache
 
+    @property
+    def is_switching(self) -> bool:
+        """True until the model that `switch` asked for is loaded, or could not be."""
+        return self._next is not None
+
     def switch(self, load: Callable[[], ImagePredictorLike]) -> None:
-        """Answer with another model from now on; features of the earlier ones stay in memory."""
-        self._lazy = _LazyPredictor(load)
+        """Answer with another model as soon as it is loaded, which happens when something is asked next.
+
+        The present one stays until then, and for good if the other cannot be loaded. Features stay in memory.
+        """
+        with self._lock:
+            self._next, self.refusal = _LazyPredictor(load), None
+
+    def keep(self) -> None:
+        """Call a switch off."""
+        with self._lock:
+            self._next, self.refusal = None, None
+
+    def load(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> None:
+        """Load the model that is to answer, with nothing else to do."""
+        self._loaded(index, ticket=ticket, report=report)
 
     def features(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> FeaturesLike:
         """Return the features of one plane, embedding it if they are kept nowhere."""
@@ -142,21 +206,42 @@ class PlaneModel:
         return self._features(index, predictor, ticket=ticket, report=report)
 
     def answer(
-        self, index: PlaneIndex, prompts: ObjectPrompts, *, ticket: Ticket, report: StageReport
+        self,
+        index: PlaneIndex,
+        prompts: ObjectPrompts,
+        *,
+        fine: bool | None,
+        ticket: Ticket,
+        report: StageReport,
     ) -> Preview:
-        """Return the preview for the prompts of one plane."""
+        """Return the preview for the prompts of one plane; `fine` as `ImagePredictor.predict` takes it."""
         predictor = self._loaded(index, ticket=ticket, report=report)
         features = self._features(index, predictor, ticket=ticket, report=report)
         ticket.check()
         ticket.tell(lambda: report(Stage.PREDICTING, index))
-        prediction = predictor.predict(features, prompts.prompt(), multimask=prompts.is_ambiguous)
-        return Preview(prediction, 0, prompts, features.window)
+        card = predictor.card
+        prediction = predictor.predict(
+            features, prompts.prompt(card), multimask=prompts.is_ambiguous, fine=fine
+        )
+        return Preview(prediction, 0, prompts, features.window, card, card.has_fine and fine is not False)
+
+    def find(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> Found:
+        """Return every object of one plane, by a model that finds them without prompts."""
+        predictor = self._loaded(index, ticket=ticket, report=report)
+        if not isinstance(predictor, InstanceFinder) or not predictor.card.finds_instances:
+            raise CapabilityError(
+                f"{predictor.card.name} finds no objects by itself; choose a micro-sam model, or click on them"
+            )
+        features = self._features(index, predictor, ticket=ticket, report=report)
+        ticket.check()
+        ticket.tell(lambda: report(Stage.FINDING, index))
+        return Found(predictor.find_instances(features), features.window, predictor.card)
 
     def forget(self) -> None:
         """Let go of the model and all features in memory, when those on their way to the store are there."""
         if self._stored is not None and not self._stored.wait(timeout=_LAST_WRITES_S):
             _logger.info("some features are still being written")
-        self._lazy = _LazyPredictor(self._lazy.load)
+        self._lazy, self._next = _LazyPredictor(self._lazy.load), None
         self._seen.clear()
         self.cache.clear()
 
@@ -183,12 +268,30 @@ class PlaneModel:
         return features
 
     def _loaded(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> ImagePredictorLike:
-        lazy = self._lazy
-        if lazy.predictor is None:
+        """Return the model that is to answer, the newest that was asked for and could be loaded."""
+        while (wanted := self._next) is not None or self._lazy.predictor is None:
             ticket.check()
             ticket.tell(lambda: report(Stage.LOADING, index))
-            lazy.predictor = lazy.load()
-        return lazy.predictor
+            if wanted is not None:
+                self._adopt(wanted)
+            else:
+                self._lazy.predictor = self._lazy.load()
+                self.loaded += 1
+        return self._lazy.predictor
+
+    def _adopt(self, wanted: _LazyPredictor) -> None:
+        """Load a model and put it in place, unless another was asked for meanwhile."""
+        try:
+            wanted.predictor = wanted.load()
+        except Exception as error:
+            with self._lock:
+                if self._next is wanted:
+                    self._next, self.refusal = None, error
+            raise
+        with self._lock:
+            if self._next is wanted:
+                self._lazy, self._next = wanted, None
+                self.loaded, self.switched = self.loaded + 1, self.switched + 1
 
 
 @dataclass(slots=True)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from psygnal import Signal
-
 from napari_segany.core.errors import PromptError
 from napari_segany.core.intensity import Window
 from napari_segany.core.masks import LabelPatch, LabelSink
-from napari_segany.core.types import BoolMask, Box, FloatArray, ImagePredictorLike, ModelCard, Points
+from napari_segany.core.types import BoolMask, Box, FloatArray, ImagePredictorLike, Points
 
-from .answers import PlaneModel, Preview, Stage
-from .commit import paint_previews, provenance
+from .answers import Found, PlaneModel, Preview
+from .asking import ModelSession
+from .commit import paint_found, paint_previews, provenance, provenance_of_found
 from .features import FeatureCache, FeatureStoreLike
 from .history import Entry, Journal
 from .prompts import ObjectPrompts, PlaneIndex, PromptEdit, PromptStore
 from .source import PlaneSource
 from .state import SessionState
-from .worker import InlineWorker, Ticket, Worker
+from .worker import InlineWorker, Worker
 
 
-class ImageSession:
+class ImageSession(ModelSession):
     """Segments one object after another on the planes of one image.
 
     Everything a person does goes through a method here and can be undone; everything that changes is told by
@@ -43,19 +42,9 @@ class ImageSession:
         Where features outlive the session, e.g. `io.features.FeatureStore`; None keeps them in memory only.
     versions
         Of the software, for provenance.
+    fine
+        Whether masks get fine boundaries; see the property.
     """
-
-    prompts_changed = Signal(tuple)
-    preview_changed = Signal(tuple, object)
-    committed = Signal(tuple, dict)
-    labels_changed = Signal(tuple)
-    object_changed = Signal(int)
-    history_changed = Signal()
-    stage_changed = Signal(Stage)
-    embedding_started = Signal(tuple)
-    embedding_finished = Signal(tuple)
-    busy_changed = Signal(bool)
-    failed = Signal(Exception)
 
     def __init__(
         self,
@@ -67,19 +56,23 @@ class ImageSession:
         cache_bytes: int = 1 << 29,
         store: FeatureStoreLike | None = None,
         versions: Mapping[str, str] | None = None,
+        fine: bool | None = None,
     ) -> None:
         if tuple(source.shape) != tuple(sink.shape):
             raise PromptError(f"{source.name} has planes of {source.shape} but the labels have {sink.shape}")
-        self._source, self._sink, self._worker = source, sink, worker or InlineWorker()
+        self._source, self._sink = source, sink
         self._versions = dict(versions or {})
         load = (lambda: predictor) if isinstance(predictor, ImagePredictorLike) else predictor
         cache = FeatureCache(max_bytes=cache_bytes)
-        self._model = PlaneModel(load, source=source, cache=cache, store=store)
+        model = PlaneModel(load, source=source, cache=cache, store=store)
+        super().__init__(model, worker=worker or InlineWorker())
         self._prompts = PromptStore()
         self._journal = Journal(prompts=self._prompts, sink=sink)
         self._previews: dict[PlaneIndex, Preview] = {}
+        self._outdated: set[PlaneIndex] = set()  # previews of another model, or of other boundaries
+        self._fine = fine
         self._live: Mapping[PlaneIndex, ObjectPrompts] | None = None
-        self._stage, self._commit_waits = Stage.IDLE, False
+        self._commit_waits = False
         self._level: int | None = None
         self._object_id = sink.max_label() + 1
         self.keep_existing = True
@@ -91,11 +84,6 @@ class ImageSession:
     def source(self) -> PlaneSource:
         """The image in work."""
         return self._source
-
-    @property
-    def card(self) -> ModelCard | None:
-        """Who answers, once the model was loaded."""
-        return self._model.predictor.card if self._model.predictor is not None else None
 
     @property
     def window(self) -> Window | None:
@@ -116,9 +104,22 @@ class ImageSession:
             self.object_changed.emit(self._object_id)
 
     @property
-    def stage(self) -> Stage:
-        """What the session is busy with."""
-        return self._stage
+    def fine(self) -> bool | None:
+        """Whether masks get fine boundaries: None as the model is made, False as the model beneath it.
+
+        True asks for them: of a model that draws none, the answer is an error. Changing it asks for the open previews
+        again; features stay.
+        """
+        return self._fine
+
+    @fine.setter
+    def fine(self, value: bool | None) -> None:
+        if value is self._fine:
+            return
+        self._fine = value
+        self.fine_changed.emit(value)
+        if len(self._prompts):
+            self._ask_again()
 
     @property
     def level(self) -> int | None:
@@ -154,7 +155,8 @@ class ImageSession:
     def click(self, index: PlaneIndex, coord: tuple[float, float], *, positive: bool = True) -> None:
         """Add a click at (row, col); it refines what is shown on that plane."""
         now, shown = self._prompts[index], self._previews.get(index)
-        seed = shown.seed() if shown is not None and shown.prompts is now else None
+        is_current = shown is not None and shown.prompts is now and index not in self._outdated
+        seed = shown.seed() if shown is not None and is_current else None
         edit = self._prompts.add_click(index, coord, positive=positive, seed=seed)
         self._changed("click" if positive else "negative click", edit)
 
@@ -180,10 +182,12 @@ class ImageSession:
         self._changed("drawn mask", self._prompts.set_mask(index, mask, outlines=outlines), is_live=is_live)
 
     def clear(self) -> None:
-        """Stop what runs and forget the prompts of the current object."""
-        self.cancel()
+        """Stop what runs, but for the loading of a model, and forget the prompts of the current object."""
+        self._interrupt()
         if len(self._prompts):
             self._changed("clear", self._prompts.clear())
+        else:
+            self._ask()
 
     def restore(self, state: SessionState) -> None:
         """Go on with what was saved."""
@@ -192,13 +196,15 @@ class ImageSession:
 
     # ------------------------------------------------------------------ answers
 
-    def prepare(self, index: PlaneIndex) -> None:
-        """Embed one plane ahead of the first click, unless something more urgent runs."""
-        if self._model.has(index) or self._worker.is_busy:
-            return
+    def find_all(self, index: PlaneIndex) -> None:
+        """Add every object that the model finds on one plane to the labels, as one step; what is there stays.
+
+        The object in work stays too; something asked meanwhile calls the search off.
+        """
         report = self._on_stage
         self._submit(
-            lambda ticket: self._model.features(index, ticket=ticket, report=report), lambda _: self._idle()
+            lambda ticket: self._model.find(index, ticket=ticket, report=report),
+            lambda found: self._add_found(index, found),
         )
 
     def choose_level(self, level: int | None) -> None:
@@ -211,12 +217,6 @@ class ImageSession:
         """Show the next larger (or with -1 smaller) candidate on one plane."""
         if index in self._previews:
             self._show(index, self._previews[index].with_next(step))
-
-    def cancel(self) -> None:
-        """Drop the awaited answer; prompts and previews stay."""
-        self._worker.cancel()
-        self._commit_waits = False
-        self._idle()
 
     # ------------------------------------------------------------------ labels
 
@@ -269,6 +269,7 @@ class ImageSession:
         ended = self._worker.close(timeout=timeout)
         self._model.forget()
         self._previews.clear()
+        self._outdated.clear()
         return ended
 
     # ------------------------------------------------------------------ inside
@@ -281,38 +282,54 @@ class ImageSession:
             self._record(Entry(title, prompts=PromptEdit(before, edit.after)))
         self._ask()
 
+    def _ask_again(self) -> None:
+        """Ask for every preview anew; what is shown stays until it is answered."""
+        self._outdated.update(self._previews)
+        self._ask()
+
+    def _go_on(self) -> None:
+        """Count the answers of the model that stayed again, and ask it for those that lack."""
+        current = [index for index, shown in self._previews.items() if shown.card == self.card]
+        self._outdated.difference_update(current)
+        if self.card is not None and self._unanswered() and not self._worker.is_busy:
+            self._ask()
+
+    def _interrupt(self) -> None:
+        self._commit_waits = False
+
     def _on_prompts(self, index: PlaneIndex) -> None:
         if self._prompts[index].is_empty and self._previews.pop(index, None) is not None:
+            self._outdated.discard(index)
             self.preview_changed.emit(index, None)
         self.prompts_changed.emit(index)
 
     def _unanswered(self) -> list[PlaneIndex]:
         """Return the planes whose preview is not of their present prompts."""
-        shown = {index: preview.prompts for index, preview in self._previews.items()}
+        current = [(i, preview) for i, preview in self._previews.items() if i not in self._outdated]
+        shown = {index: preview.prompts for index, preview in current}
         return [index for index in self._prompts if shown.get(index) is not self._prompts[index]]
 
     def _ask(self) -> None:
         """Ask for the answer of a plane that lacks it, the one changed last first."""
         waiting = self._unanswered()
+        if not waiting and self._model.is_switching:
+            self._prepare()
+            return
         if not waiting:
             self._worker.cancel()
             self._idle()
             return
-        index, report = waiting[-1], self._on_stage
+        index, report, fine = waiting[-1], self._on_stage, self._fine
         prompts = self._prompts[index]
         self._submit(
-            lambda ticket: self._model.answer(index, prompts, ticket=ticket, report=report),
+            lambda ticket: self._model.answer(index, prompts, fine=fine, ticket=ticket, report=report),
             lambda preview: self._on_answer(index, preview),
         )
-
-    def _submit(self, task: Callable[[Ticket], object], done: Callable[..., None]) -> None:
-        if self._stage is Stage.IDLE:
-            self._set_stage(Stage.WAITING)
-        self._worker.submit(task, done=done, failed=self._on_failure)
 
     def _on_answer(self, index: PlaneIndex, preview: Preview) -> None:
         if preview.prompts is not self._prompts[index]:
             return
+        self._outdated.discard(index)
         shown = preview.with_level(self._level) if preview.prompts.is_ambiguous else preview
         self._show(index, shown)
         if self._unanswered():
@@ -327,17 +344,28 @@ class ImageSession:
         self._previews[index] = preview
         self.preview_changed.emit(index, preview)
 
-    def _on_failure(self, error: Exception) -> None:
-        self._commit_waits = False
+    def _add_found(self, index: PlaneIndex, found: Found) -> None:
+        """Write what was found into the labels, as one step of the history."""
+        patch = paint_found(found.labels, sink=self._sink, index=index)
         self._idle()
-        self.failed.emit(error)
+        if patch is None:
+            self.failed.emit(
+                PromptError(f"{found.card.name} found no object that is not in the labels already")
+            )
+            return
+        first = self._sink.max_label() + 1
+        last = int(patch.after.max())
+        note = provenance_of_found(found, labels=(first, last), image=self._source.name)
+        self._sink.write(patch, note={**note, "versions": self._versions})
+        before, self.object_id = self._object_id, max(last + 1, self._object_id)
+        self._record(Entry(f"{last - first + 1} objects", (patch,), ids=(before, self._object_id)))
+        self.labels_changed.emit((patch,))
 
     def _commit(self, patches: list[LabelPatch]) -> None:
         """Write patches, record them with the prompts they came from, and start the next object."""
         for patch in patches:
-            note = provenance(
-                self._previews[patch.index], label_id=self._object_id, card=self.card, image=self._source.name
-            )
+            shown = self._previews[patch.index]
+            note = provenance(shown, label_id=self._object_id, image=self._source.name)
             self._sink.write(patch, note={**note, "versions": self._versions})
             self.committed.emit((patch,), note)
         finished = self._object_id
@@ -352,7 +380,7 @@ class ImageSession:
         if self._live is not None:
             self._record(Entry("drag", prompts=PromptEdit(self._live, self._prompts.snapshot())))
             self._live = None
-        self.cancel()
+        self._interrupt()
         entry = move()
         if entry is None:
             return False
@@ -367,22 +395,3 @@ class ImageSession:
     def _record(self, entry: Entry) -> None:
         self._journal.record(entry)
         self.history_changed.emit()
-
-    def _on_stage(self, stage: Stage, index: PlaneIndex) -> None:
-        """Follow the worker."""
-        if self._stage is Stage.EMBEDDING and stage is not Stage.EMBEDDING:
-            self.embedding_finished.emit(index)
-        self._set_stage(stage)
-        if stage is Stage.EMBEDDING:
-            self.embedding_started.emit(index)
-
-    def _idle(self) -> None:
-        self._set_stage(Stage.IDLE)
-
-    def _set_stage(self, stage: Stage) -> None:
-        if stage is self._stage:
-            return
-        was_idle, self._stage = self._stage is Stage.IDLE, stage
-        self.stage_changed.emit(stage)
-        if was_idle != (stage is Stage.IDLE):
-            self.busy_changed.emit(stage is not Stage.IDLE)

@@ -10,7 +10,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_segany.core.errors import PromptError
-from napari_segany.core.types import BoolMask, Box, FloatArray, Points, Prompt
+from napari_segany.core.types import BoolMask, Box, FloatArray, ModelCard, Points, Prompt
 
 PlaneIndex: TypeAlias = tuple[int, ...]
 
@@ -32,11 +32,17 @@ class Seed:
         The prompts that were answered: walking `origin.seed` back gives every round, to repeat a run.
     candidate
         Which of the answers was shown.
+    card
+        The model that gave it: to every other model the logits mean nothing.
+    has_fine
+        Whether it was drawn with fine boundaries.
     """
 
     logits: FloatArray
     origin: ObjectPrompts
     candidate: int
+    card: ModelCard
+    has_fine: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,21 +68,26 @@ class ObjectPrompts:
         """True for a single click: it may mean a part or the whole, so every candidate is worth showing."""
         return len(self.points) == 1 and self.box is None and self.mask is None and self.seed is None
 
-    def prompt(self) -> Prompt:
-        """Return what a predictor is asked; the seed, when there is one, already holds the drawn mask."""
+    def seed_for(self, card: ModelCard) -> Seed | None:
+        """Return the answer that a model goes on from: its own, and never another model's."""
+        return self.seed if self.seed is not None and self.seed.card == card else None
+
+    def prompt(self, card: ModelCard) -> Prompt:
+        """Return what a model is asked; the seed, when there is one, already holds the drawn mask."""
         if self.is_empty:
             raise PromptError("there is no prompt on this plane; click on the object or draw a box first")
+        seed = self.seed_for(card)
         return Prompt(
             points=self.points if len(self.points) else None,
             box=self.box,
-            mask=self.seed.logits if self.seed is not None else self.mask,
+            mask=seed.logits if seed is not None else self.mask,
         )
 
-    def rounds(self) -> list[ObjectPrompts]:
-        """Return every prompt that led here, first to last."""
+    def rounds(self, card: ModelCard) -> list[ObjectPrompts]:
+        """Return every prompt that led here with one model, first to last."""
         chain = [self]
-        while chain[-1].seed is not None:
-            chain.append(chain[-1].seed.origin)
+        while (seed := chain[-1].seed_for(card)) is not None:
+            chain.append(seed.origin)
         return chain[::-1]
 
 

@@ -41,6 +41,10 @@ class Ticket:
         """Run a report on the owner's thread, unless the task is cancelled by then."""
         self._post(lambda: None if self.is_cancelled else report())
 
+    def tell_anyway(self, report: Callable[[], None]) -> None:
+        """Run a report on the owner's thread even if nobody waits for the answer any more."""
+        self._post(report)
+
     def cancel(self) -> None:
         """Mark the answer as unwanted."""
         self._cancelled.set()
