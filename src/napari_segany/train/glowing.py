@@ -31,7 +31,7 @@ Painter = Callable[[Canvas, float], AnyArray]
 """Paints one scene of a given primary diameter on an empty canvas and returns the camera's image."""
 
 
-def _developed(canvas: Canvas, *, blur: float, dim: bool = True, invert: float = 0.03) -> AnyArray:
+def developed(canvas: Canvas, *, blur: float, dim: bool = True, invert: float = 0.03) -> AnyArray:
     """Return the image of the canvas: blurred, unevenly lit, noisy, in a camera's dtype."""
     rng = canvas.rng
     colour = canvas.light.ndim == 3
@@ -112,7 +112,7 @@ def _broken_nucleus(canvas: Canvas, centre: NDArray[np.float64], *, diameter: fl
         canvas.paint(whole, value * (1 + 0.2 * canvas.texture(whole)))
 
 
-def _haze(canvas: Canvas, *, strength: float) -> None:
+def haze(canvas: Canvas, *, strength: float) -> None:
     """Add out-of-focus light and a little background structure."""
     canvas.light += np.float32(strength) * np.maximum(canvas.smooth_noise(60) + 1, 0)
 
@@ -138,7 +138,7 @@ def _background(canvas: Canvas, *, diameter: float) -> None:
     rng = canvas.rng
     style = rng.choice(["dark", "haze", "bodies", "fibres"], p=[0.4, 0.3, 0.2, 0.1])
     if style in ("haze", "bodies"):
-        _haze(canvas, strength=rng.uniform(0.005, 0.04))
+        haze(canvas, strength=rng.uniform(0.005, 0.04))
     if style == "bodies":
         bodies = np.maximum(canvas.smooth_noise(1.5 * diameter), 0) * (1 + 0.2 * canvas.full_noise(beta=1.2))
         canvas.light += np.float32(rng.uniform(0.01, 0.06)) * bodies
@@ -157,7 +157,7 @@ def fluorescence(canvas: Canvas, diameter: float) -> AnyArray:
         _debris(canvas, diameter=diameter, value=0.6)
     if rng.random() < 0.4:
         canvas.light += np.float32(rng.uniform(0.03, 0.15)) * blurred(canvas.light, 0.4 * diameter + 3)
-    return _developed(canvas, blur=blur)
+    return developed(canvas, blur=blur)
 
 
 def _hue(rng: np.random.Generator, channel: int) -> NDArray[np.float64]:
@@ -200,7 +200,7 @@ def composite(canvas: Canvas, diameter: float) -> AnyArray:
             spots_inside(
                 canvas, body, parent=cell, value=extra_hue, size=max(4.4, 0.08 * diameter), most=most
             )
-    return _developed(canvas, blur=rng.uniform(0.4, 1.2), dim=False, invert=0.0)
+    return developed(canvas, blur=rng.uniform(0.4, 1.2), dim=False, invert=0.0)
 
 
 def membrane(canvas: Canvas, diameter: float) -> AnyArray:
@@ -232,7 +232,7 @@ def membrane(canvas: Canvas, diameter: float) -> AnyArray:
             )
             if nucleus is not None and inner >= 0:
                 canvas.paint(nucleus, nucleus_light * chromatin(canvas, nucleus, grain=0.15))
-    return _developed(canvas, blur=rng.uniform(0.5, 0.7 + 0.012 * diameter), invert=0.1)
+    return developed(canvas, blur=rng.uniform(0.5, 0.7 + 0.012 * diameter), invert=0.1)
 
 
 def _at(field: FloatArray, point: NDArray[np.float64]) -> float:
@@ -253,14 +253,14 @@ def filaments(canvas: Canvas, diameter: float) -> AnyArray:
     """Paint thin fibres, free or as the skeleton of faint cells; `diameter` sets how long they are."""
     rng = canvas.rng
     width = float(np.clip(diameter * rng.uniform(0.05, 0.14), 2.2, 7))
-    _haze(canvas, strength=rng.choice([0.0, 0.02, 0.05]))
+    haze(canvas, strength=rng.choice([0.0, 0.02, 0.05]))
     if rng.random() < 0.3:
         _skeletons(canvas, diameter=diameter, width=min(width, 3.5))
     else:
         _fibres(canvas, diameter=diameter, width=width)
     if rng.random() < 0.3:
         _debris(canvas, diameter=10, value=0.5)
-    return _developed(canvas, blur=rng.uniform(0.4, 0.4 + 0.25 * width), invert=0.1)
+    return developed(canvas, blur=rng.uniform(0.4, 0.4 + 0.25 * width), invert=0.1)
 
 
 def _fibres(canvas: Canvas, *, diameter: float, width: float) -> None:
@@ -320,7 +320,7 @@ def spots(canvas: Canvas, diameter: float) -> AnyArray:
             )
             if spot is not None and canvas.add_object(spot, level=1, kind="spot") >= 0:
                 canvas.paint(spot, varied(rng, 0.6, spread=0.4), softness=2.0)
-        return _developed(canvas, blur=rng.uniform(0.4, 0.3 * size))
+        return developed(canvas, blur=rng.uniform(0.4, 0.3 * size))
     host = rng.uniform(6, 12) * size
     for point in crowd(canvas, diameter=host, crowding=rng.uniform(1.0, 1.6)):
         body = blob(rng, place(point), diameter=varied(rng, host, spread=0.15), shape=canvas.shape)
@@ -329,4 +329,4 @@ def spots(canvas: Canvas, diameter: float) -> AnyArray:
             level = rng.uniform(0.12, 0.3)
             canvas.paint(body, level * chromatin(canvas, body, grain=0.15), softness=2.0)
             spots_inside(canvas, body, parent=nucleus, value=0.5, size=size, most=8)
-    return _developed(canvas, blur=rng.uniform(0.4, 0.3 * size))
+    return developed(canvas, blur=rng.uniform(0.4, 0.3 * size))

@@ -13,7 +13,7 @@ import numpy as np
 from napari_segany.core.errors import DataError, ImageError
 from napari_segany.core.types import AnyArray, Labels
 
-from . import glowing, stained, transmitted
+from . import cilia, glowing, stained, thin, transmitted
 from .canvas import SMALLEST_AREA, Canvas, SceneObject
 from .glowing import Painter
 
@@ -53,10 +53,16 @@ _RECIPES: dict[str, _Recipe] = {
 }
 
 KINDS: tuple[str, ...] = tuple(_RECIPES)
-"""The kinds of scene that `render_scene` knows."""
+"""The kinds of scene that a seed chooses from; the list and its order never change, or the seeds would."""
 
-THIN_KINDS: tuple[str, ...] = ("filaments", "phase")
-"""Kinds whose objects are thin or have thin processes: fibres, neurites, bacteria."""
+_THIN_RECIPES: dict[str, _Recipe] = {
+    "neurites": _Recipe(thin.neurites, ("neuron",), ((50, 150),)),
+    "vessels": _Recipe(thin.vessels, ("vessel",), ((80, 200),)),
+    "cilia": _Recipe(cilia.cilia, ("cell", "bacterium"), ((30, 110),)),
+}
+
+THIN_KINDS: tuple[str, ...] = ("filaments", "phase", *_THIN_RECIPES)
+"""Kinds whose objects are thin or have thin processes; some are rendered only when asked for by name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +77,7 @@ class Scene:
         Parents come before their parts.
     labels : (H, W)
         The primary objects, 1..N, what a person would annotate first (nuclei in sections, cells in sheets).
-    kind : one of `KINDS`
+    kind : one of `KINDS` or `THIN_KINDS`
     """
 
     image: AnyArray
@@ -94,7 +100,7 @@ def render_scene(
     seed
         0 or more.
     kind
-        One of `KINDS`; None lets the seed choose.
+        One of `KINDS` or `THIN_KINDS`; None lets the seed choose from `KINDS`.
     size
         (H, W), 64 to 2048 each.
     object_diameter
@@ -111,7 +117,7 @@ def render_scene(
     _check(seed, kind=kind, size=size, object_diameter=object_diameter)
     rng = np.random.default_rng(seed)
     chosen = KINDS[int(rng.integers(len(KINDS)))] if kind is None else kind
-    recipe = _RECIPES[chosen]
+    recipe = (_RECIPES | _THIN_RECIPES)[chosen]
     for wanted in chain((3, 3, 3), repeat(1)):  # a few objects if that is easily had, one at least
         low, high = recipe.diameters[int(rng.integers(len(recipe.diameters)))]
         high = min(high, 0.6 * min(size))
@@ -129,8 +135,9 @@ def _check(seed: int, *, kind: str | None, size: tuple[int, int], object_diamete
     """Raise unless a scene can be rendered so."""
     if seed < 0:
         raise DataError(f"a scene's seed must be 0 or more, got {seed}")
-    if kind is not None and kind not in _RECIPES:
-        raise DataError(f"no scene kind {kind!r}; take one of {', '.join(KINDS)}")
+    known = (*_RECIPES, *_THIN_RECIPES)
+    if kind is not None and kind not in known:
+        raise DataError(f"no scene kind {kind!r}; take one of {', '.join(known)}")
     if len(size) != 2 or not all(64 <= side <= 2048 for side in size):
         raise ImageError(f"a scene's size must be (H, W) with 64 to 2048 pixels each, got {tuple(size)}")
     if object_diameter is not None and not 6 <= object_diameter <= 200:

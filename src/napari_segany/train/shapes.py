@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,14 @@ class Patch:
             ]
             np.maximum(part, patch.field, out=part)
         return Patch(row0, col0, field)
+
+
+def framed(values: FloatArray, patch: Patch, frame: Patch) -> FloatArray:
+    """Return values (h, w) of a patch in the box of a larger one, the frame, that holds it; 0 elsewhere."""
+    result = np.zeros_like(frame.field)
+    row, col = patch.row0 - frame.row0, patch.col0 - frame.col0
+    result[row : row + values.shape[0], col : col + values.shape[1]] = values
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,67 @@ def tube(
     rows = np.arange(pad, height - pad, dtype=np.float32)[:, None] - local[sample, 0]
     cols = np.arange(pad, width_px - pad, dtype=np.float32)[None, :] - local[sample, 1]
     return Patch(box[0], box[2], (half[sample] - np.hypot(rows, cols)).astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """A curve `points` (N, 2) as (row, col) of `width` (N,) pixels."""
+
+    points: NDArray[np.float64]
+    width: NDArray[np.float64]
+
+
+def strokes(lines: Sequence[Line], *, shape: tuple[int, int]) -> Patch | None:
+    """Return the outline of lines together, exact down to one pixel of width and where wide meets thin.
+
+    The field ends 2 pixels beyond the edge.
+    """
+    first = np.concatenate([line.points[:-1] for line in lines] or [np.zeros((0, 2))])
+    step = np.concatenate([np.diff(line.points, axis=0) for line in lines] or [np.zeros((0, 2))])
+    half = np.concatenate([line.width[:-1] for line in lines] or [np.zeros(0)]) / 2
+    reach = np.ceil(half + 2 + np.hypot(step[:, 0], step[:, 1]) / 2).astype(int)
+    near = ((first > -reach[:, None] - 1) & (first < np.array(shape) + reach[:, None] + 1)).all(1)
+    first, step, half, reach = first[near], step[near], half[near], reach[near]
+    if not len(first):
+        return None
+    box = _clipped_box((first - reach[:, None]).min(0), (first + reach[:, None]).max(0), shape=shape)
+    if box is None:
+        return None
+    field = np.full((box[1] - box[0], box[3] - box[2]), -2, dtype=np.float32)
+    first = first - (box[0], box[2])
+    for size in np.unique(reach):
+        some = reach == size
+        _stamp(field, first[some], step[some], half=half[some], reach=int(size))
+    return Patch(box[0], box[2], field)
+
+
+def _stamp(
+    field: FloatArray,
+    first: NDArray[np.float64],
+    step: NDArray[np.float64],
+    *,
+    half: NDArray[np.float64],
+    reach: int,
+) -> None:
+    """Raise a field (h, w) to the distance inside straight pieces from `first` (N, 2), each `step` (N, 2) long."""
+    nearest = np.rint(first + step / 2).astype(np.int64)
+    ok = ((nearest > -reach - 1) & (nearest < np.array(field.shape) + reach)).all(1)
+    nearest, first, step, half = nearest[ok], first[ok] - nearest[ok], step[ok], half[ok]
+    square = np.arange(-reach, reach + 1)
+    rows, cols = (axis.ravel() for axis in np.meshgrid(square, square, indexing="ij"))
+    away_rows = rows.astype(np.float32) - first[:, :1].astype(np.float32)  # (N, S)
+    away_cols = cols.astype(np.float32) - first[:, 1:].astype(np.float32)
+    unit = (step / np.maximum((step**2).sum(1, keepdims=True), 1e-12)).astype(np.float32)
+    share = np.clip(away_rows * unit[:, :1] + away_cols * unit[:, 1:], 0, 1)
+    away_rows -= share * step[:, :1].astype(np.float32)
+    away_cols -= share * step[:, 1:].astype(np.float32)
+    inside = half[:, None].astype(np.float32) - np.sqrt(away_rows**2 + away_cols**2)
+    pad = 2 * reach  # pieces may lie outside
+    padded = np.full((field.shape[0] + 2 * pad, field.shape[1] + 2 * pad), -2, dtype=np.float32)
+    start = (nearest[:, 0] + pad) * padded.shape[1] + nearest[:, 1] + pad
+    at = start[:, None] + (rows * padded.shape[1] + cols)
+    np.maximum.at(padded.reshape(-1), at.ravel(), inside.ravel())
+    np.maximum(field, padded[pad:-pad, pad:-pad], out=field)
 
 
 def wandering_curve(
