@@ -119,7 +119,18 @@ def test_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["doctor", "--json"])
     report = json.loads(capsys.readouterr().out)
     found = {row["name"]: row for row in report["findings"]}
-    assert {"python", "libraries", "torch", "device", "cpu", "cache", "napari", "qt", "plugin"} <= set(found)
+    assert {
+        "python",
+        "libraries",
+        "torch",
+        "device",
+        "cpu",
+        "cache",
+        "features",
+        "napari",
+        "qt",
+        "plugin",
+    } <= set(found)
     assert report["healthy"] == (code == 0)
     assert report["healthy"] == all(row["state"] != "missing" for row in report["findings"])
     assert all(row["fix"] for row in report["findings"] if row["state"] != "ok")

@@ -14,7 +14,14 @@ from skimage.io import imread, imsave
 
 from napari_segany.cli import main, task
 from napari_segany.core.intensity import Window, sample_window
-from napari_segany.core.types import AnyArray, FeaturesLike, MaskPrediction, ModelCard, Prompt
+from napari_segany.core.types import (
+    AnyArray,
+    FeaturesLike,
+    MaskPrediction,
+    ModelCard,
+    PackedFeatures,
+    Prompt,
+)
 from napari_segany.io.label_store import LabelStore
 
 RADIUS = 5.0
@@ -39,6 +46,7 @@ class DiscPredictor:
 
     def __init__(self) -> None:
         self.seen: list[_Features] = []
+        self.fine: list[bool | None] = []
 
     @property
     def card(self) -> ModelCard:
@@ -48,7 +56,10 @@ class DiscPredictor:
         self.seen.append(_Features(image, window or sample_window(image)))
         return self.seen[-1]
 
-    def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
+    def predict(
+        self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True, fine: bool | None = None
+    ) -> MaskPrediction:
+        self.fine.append(fine)
         rows, cols = np.indices(features.image_shape)
         mask = np.zeros(features.image_shape, dtype=bool)
         if prompt.box is not None:
@@ -61,8 +72,21 @@ class DiscPredictor:
         logits = np.where(mask, 1.0, -1.0).astype(np.float32)
         return MaskPrediction(mask[None], np.array([0.5], dtype=np.float32), logits[None], np.array([4]))
 
-    def predict_many(self, features: FeaturesLike, prompts: Sequence[Prompt]) -> list[MaskPrediction]:
-        return [self.predict(features, prompt) for prompt in prompts]
+    def predict_many(
+        self,
+        features: FeaturesLike,
+        prompts: Sequence[Prompt],
+        *,
+        multimask: bool = True,
+        fine: bool | None = None,
+    ) -> list[MaskPrediction]:
+        return [self.predict(features, prompt, multimask=multimask, fine=fine) for prompt in prompts]
+
+    def pack(self, features: _Features) -> PackedFeatures:
+        return {"image": features.image}, {"window": [features.window.low, features.window.high]}
+
+    def unpack(self, arrays: dict[str, AnyArray], description: dict[str, object]) -> _Features:
+        return _Features(arrays["image"], Window(*description["window"]))  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -271,3 +295,52 @@ def test_source_is_json_safe(predictor: DiscPredictor, picture: Path, tmp_path: 
     assert json.loads(json.dumps(source)) == source
     assert source["shape"] == [60, 80]
     assert len(predictor.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [([], None), (["--fine"], True), (["--no-fine"], False)],
+    ids=["left out", "on", "off"],
+)
+def test_fine_boundaries_are_asked_for_and_noted(
+    predictor: DiscPredictor, picture: Path, tmp_path: Path, words: list[str], asked: bool | None
+) -> None:
+    out = tmp_path / "cells.ome.zarr"
+    given = ["segment", str(picture), "--points", "20,30", "--model", "sam_hq_vit_tiny", "--out", str(out)]
+    assert main([*given, *words]) == 0
+    assert predictor.fine == [asked]
+    with LabelStore.open(out, read_only=True) as store:
+        assert store.records()[0].note["fine"] is False  # this predictor draws none, whatever is asked
+
+
+@pytest.mark.usefixtures("predictor")
+def test_fine_boundaries_of_a_model_without_them_are_refused_at_once(
+    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cells.ome.zarr"
+    given = ["segment", str(picture), "--points", "20,30", "--model", "sam2.1_hiera_tiny", "--fine"]
+    assert main([*given, "--out", str(out)]) == 2
+    assert "sam2.1_hiera_tiny draws no fine boundaries" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_features_are_kept_for_the_next_run_and_cleared(
+    predictor: DiscPredictor,
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SEGANY_CACHE", str(tmp_path / "cache"))
+    given = ["segment", str(picture), "--points", "20,30", "--overwrite", "--out"]
+    assert main([*given, str(tmp_path / "a.ome.zarr")]) == 0
+    assert not (tmp_path / "cache" / "features").exists()
+    for name in ("b", "c"):
+        assert main([*given, str(tmp_path / f"{name}.ome.zarr"), "--features-cache"]) == 0
+    assert len(predictor.seen) == 2  # the third run found what the second kept
+    np.testing.assert_array_equal(_labels(tmp_path / "a.ome.zarr"), _labels(tmp_path / "c.ome.zarr"))
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+    main(["doctor", "--clear-features"])
+    printed = capsys.readouterr().out
+    assert "removed 0.0 MB of features" in printed and "0.0 MB of 0 images" in printed
+    assert list((tmp_path / "cache" / "features").iterdir()) == []

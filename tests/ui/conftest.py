@@ -16,10 +16,12 @@ from session_fakes import FakePredictor
 
 @pytest.fixture(autouse=True)
 def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep labels of tests out of the user's data directory."""
+    """Keep labels, features and wishes of tests out of the user's directories."""
     from napari_segany.ui import settings
 
     monkeypatch.setattr(settings, "data_folder", lambda: tmp_path / "data")
+    monkeypatch.setenv("SEGANY_CACHE", str(tmp_path / "cache"))
+    settings.remember_fine(True)
     return tmp_path / "data"
 
 

@@ -69,11 +69,11 @@ class Hand:
 class Desk:
     """A shown viewer with the widget docked, and a hand to use it."""
 
-    def __init__(self, viewer, qtbot, predictor) -> None:
+    def __init__(self, viewer, qtbot, predictor, *, load=None) -> None:
         from napari_segany.ui.annotate import AnnotateWidget
 
         self.viewer, self.qtbot, self.predictor = viewer, qtbot, predictor
-        self.widget = AnnotateWidget(viewer, load=lambda name, settings: predictor)
+        self.widget = AnnotateWidget(viewer, load=load or (lambda name, settings, progress: predictor))
         viewer.window.add_dock_widget(self.widget, name="Segment by clicks", area="right")
         self.hand = Hand(viewer, qtbot)
 
@@ -132,11 +132,11 @@ class Gaps:
         self._timer.stop()
 
 
-def open_desk(make_viewer, qtbot, predictor, image, **how) -> Desk:
+def open_desk(make_viewer, qtbot, predictor, image, *, load=None, **how) -> Desk:
     viewer = make_viewer(show=True)
     viewer.window.resize(1100, 800)
     viewer.add_image(image, **how)
-    desk = Desk(viewer, qtbot, predictor)
+    desk = Desk(viewer, qtbot, predictor, load=load)
     qtbot.wait(50)
     viewer.reset_view()
     return desk

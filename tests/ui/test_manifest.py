@@ -53,7 +53,10 @@ def test_settings_have_the_defaults_of_the_manifest(manifest: npe2.PluginManifes
         "model": own.model,
         "device": own.device,
         "precision": own.precision,
+        "fine": own.fine,
         "cache_mb": own.cache_mb,
+        "keep_features": own.is_keeping_features,
+        "features_gb": own.features_gb,
         "folder": own.label_folder,
         "autosave": own.is_autosaving,
     }

@@ -36,6 +36,10 @@ def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
     model: Annotated[str, typer.Option(help="A name from `segany models`, or a weights file.")] = "sam2-nano",
+    fine: Annotated[
+        bool | None,
+        typer.Option("--fine/--no-fine", help="Fine boundaries; left out, as the model is made."),
+    ] = None,
     no_window: Annotated[
         bool, typer.Option("--no-window", help="Do not open napari, even with a display.")
     ] = False,
@@ -44,12 +48,12 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     for sample in SAMPLES:
         typer.echo(f"{sample.title}:")
-        _segment(sample, out=out, model=model)
+        _segment(sample, out=out, model=model, fine=fine)
     if not no_window:
         _open_napari(out)
 
 
-def _segment(sample: Sample, *, out: Path, model: str) -> None:
+def _segment(sample: Sample, *, out: Path, model: str, fine: bool | None) -> None:
     """Segment one sample and say what came out and where it is."""
     import skimage.data
 
@@ -60,7 +64,9 @@ def _segment(sample: Sample, *, out: Path, model: str) -> None:
     stem = out.resolve() / sample.name
     image = save_picture(f"{stem}.png", getattr(skimage.data, sample.name)())
     labels, overlay = Path(f"{stem}.ome.zarr"), Path(f"{stem}-overlay.png")
-    task = Task(image, labels, points=(sample.points,), overlay=overlay, model=model, overwrite=True)
+    task = Task(
+        image, labels, points=(sample.points,), overlay=overlay, model=model, fine=fine, overwrite=True
+    )
     made, refused = run(task)
     for one in made:
         typer.echo(f"  object {one.label}: {one.area} pixels, score {one.score:.2f}")

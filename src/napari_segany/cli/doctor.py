@@ -50,8 +50,20 @@ class Finding:
     fix: str = ""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    clear_features: Annotated[
+        bool,
+        typer.Option("--clear-features", help="First remove what is kept of images that were looked at."),
+    ] = False,
+) -> None:
     """Say what this machine has, what is missing and the exact fix; exit code 1 if it is needed."""
+    if clear_features:
+        from .task import features_store
+
+        store = features_store()
+        typer.echo(f"removed {store.nbytes / 1e6:.1f} MB of features from {store.folder}", err=as_json)
+        store.clear()
     findings = examine()
     is_healthy = all(finding.state != "missing" for finding in findings)
     if as_json:
@@ -71,6 +83,7 @@ def examine() -> list[Finding]:
         ("libraries", _libraries),
         ("torch", _torch),
         ("weights", _weights),
+        ("features", _features),
         ("napari", _napari),
         ("plugin", _plugin),
     ]
@@ -166,6 +179,18 @@ def _weights() -> Iterator[Finding]:
     else:
         fix = f"let yourself write to {parent}, or set {CACHE_VARIABLE} to a folder that you may write to"
         yield Finding("cache", "optional", f"{what}, not writable: no model can be downloaded", fix)
+
+
+def _features() -> Iterator[Finding]:
+    from napari_segany.io.features import DEFAULT_MAX_BYTES
+
+    from .task import features_store
+
+    store = features_store()
+    what = f"{store.nbytes / 1e6:.1f} MB of {len(store)} images, at most {DEFAULT_MAX_BYTES / 1e9:.0f} GB"
+    yield Finding(
+        "features", "ok", f"{what}, in {store.folder}; `segany doctor --clear-features` removes them"
+    )
 
 
 def _napari() -> Iterator[Finding]:

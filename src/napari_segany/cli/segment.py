@@ -28,6 +28,19 @@ def segment(
     ] = None,
     channel: Annotated[int | None, typer.Option(help="One channel, from 0; all of them if left out.")] = None,
     plane: Annotated[str | None, typer.Option(help="The plane of a stack, such as T=0,Z=12.")] = None,
+    fine: Annotated[
+        bool | None,
+        typer.Option(
+            "--fine/--no-fine", help="Fine boundaries; left out, as the model is made (HQ-SAM draws them)."
+        ),
+    ] = None,
+    features_cache: Annotated[
+        bool,
+        typer.Option(
+            "--features-cache/--no-features-cache",
+            help="Keep on disk what the encoder saw, for the next run.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels made by this tool.")] = False,
@@ -48,6 +61,8 @@ def segment(
         window=parse_window(window) if window is not None else None,
         channel=channel,
         plane=parse_plane(plane) if plane is not None else None,
+        fine=fine,
+        is_keeping_features=features_cache,
         overwrite=overwrite,
     )
     made, refused = run(task)

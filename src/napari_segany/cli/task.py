@@ -10,15 +10,18 @@ import numpy as np
 
 from napari_segany import __version__
 from napari_segany.core.axes import label_axes, plane_indices, plane_of
-from napari_segany.core.errors import AxesError, PromptError
+from napari_segany.core.errors import AxesError, CapabilityError, PromptError
 from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.masks import LabelPatch
 from napari_segany.core.types import AnyArray, ImagePredictorLike, Prompt
 from napari_segany.io.exports import draw_overlay, save_picture
+from napari_segany.io.features import FeatureStore
 from napari_segany.io.images import open_image
 from napari_segany.io.label_store import LabelStore
 from napari_segany.io.opened import OpenedImage
 from napari_segany.io.prompts import FramePrompts, SavedObject, load_prompts
+from napari_segany.models.download import weights_dir
+from napari_segany.models.registry import list_models
 from napari_segany.session.image import ImageSession
 
 from .inline import parse_boxes, parse_points
@@ -44,6 +47,16 @@ class Task:
     channel: int | None = None
     plane: Mapping[str, int] | None = None
     overwrite: bool = False
+    fine: bool | None = None
+    is_keeping_features: bool = False
+
+    def __post_init__(self) -> None:
+        row = next((spec for spec in list_models() if spec.name == self.model), None)
+        if self.fine and row is not None and not row.has_fine:  # before anything is loaded
+            names = ", ".join(spec.name for spec in list_models() if spec.has_fine)
+            raise CapabilityError(
+                f"{row.name} draws no fine boundaries; leave --fine out, or use one of {names}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +132,14 @@ def run(task: Task) -> tuple[list[Made], list[str]]:
         source=source,
         overwrite=task.overwrite,
     ) as store:
-        done = segment_objects(objects, planes=planes, predictor=predictor, store=store)
+        done = segment_objects(
+            objects,
+            planes=planes,
+            predictor=predictor,
+            store=store,
+            fine=task.fine,
+            features=features_store() if task.is_keeping_features else None,
+        )
         if task.overlay is not None:
             height, width = store.shape[-2:]
             labels = store.read(shown, (slice(0, height), slice(0, width)))
@@ -159,17 +179,31 @@ def read_objects(task: Task, opened: OpenedImage) -> list[SavedObject]:
     return objects
 
 
+def features_store() -> FeatureStore:
+    """Return what is kept of images between runs: in $SEGANY_CACHE, or the user's cache folder, beside the weights."""
+    return FeatureStore(weights_dir().parent / "features")
+
+
 def segment_objects(
-    objects: Sequence[SavedObject], *, planes: Planes, predictor: ImagePredictorLike, store: LabelStore
+    objects: Sequence[SavedObject],
+    *,
+    planes: Planes,
+    predictor: ImagePredictorLike,
+    store: LabelStore,
+    fine: bool | None = None,
+    features: FeatureStore | None = None,
 ) -> tuple[list[Made], list[str]]:
     """Segment objects one after another, each click refining the answer before it, and commit them.
+
+    `fine` as `ImageSession` takes it; `features` keeps what the encoder saw.
 
     Returns
     -------
     tuple
         The objects that were made, and why others were not.
     """
-    session = ImageSession(planes, predictor, sink=store, versions={"napari-segany": __version__})
+    versions = {"napari-segany": __version__}
+    session = ImageSession(planes, predictor, sink=store, versions=versions, fine=fine, store=features)
     errors: list[Exception] = []
     made: list[Made] = []
     refused: list[str] = []

@@ -122,6 +122,10 @@ class Annotation:
         """Start another object without committing."""
         self.session.next_object()
 
+    def find_all(self) -> None:
+        """Add every object of the plane in view."""
+        self.session.find_all(self.plane)
+
     def show_larger(self) -> None:
         """Show the next larger candidate."""
         self.session.choose_next(self.plane, step=1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]  # a name that qtpy makes
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QSizePolicy, QWidget
 
-from napari_segany.models.registry import ModelSpec, list_models
+from napari_segany.models.registry import list_models
 
+from .fine_box import FineBox
 from .grid import channel_count
+from .model_box import ModelBox
 from .start import Choice
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class LayerBox:
 
 
 class ChoicePanel(QWidget):
-    """Image, channel, model and labels to choose."""
+    """Image, channel, model and labels to choose; the model also while a session runs."""
 
     changed = Signal()
 
@@ -109,14 +111,15 @@ class ChoicePanel(QWidget):
         self.images = LayerBox(viewer, "Image", tip="The image or stack to segment")
         self.labels = LayerBox(viewer, "Labels", tip="Where committed objects go", first=_NEW_LABELS)
         self.channels = combo_box("The channel that the model looks at")
-        self.models = combo_box("The model that finds the masks")
-        _fill_models(self.models, list_models(), chosen=model)
+        self.models = ModelBox(list_models(), chosen=model)
+        self.fine = FineBox()
         self._channel_title = QLabel("Channel")
         form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Image", self.images.box)
         form.addRow(self._channel_title, self.channels)
         form.addRow("Model", self.models)
+        form.addRow("", self.fine)
         form.addRow("Labels", self.labels.box)
         self.images.box.currentIndexChanged.connect(self._show_channels)
         self._show_channels()
@@ -126,7 +129,12 @@ class ChoicePanel(QWidget):
         if self.images.layer is None:
             return None
         channel = self.channels.currentIndex() if self.channels.count() else None
-        return Choice(self.images.layer, self.models.currentData(), channel, self.labels.layer)
+        return Choice(self.images.layer, self.models.name, channel, self.labels.layer)
+
+    def hold(self, is_running: bool) -> None:
+        """Keep what a running session cannot change from being changed."""
+        for box in (self.images.box, self.channels, self.labels.box):
+            box.setEnabled(not is_running)
 
     def close_boxes(self) -> None:
         """Stop following the viewer."""
@@ -147,14 +155,3 @@ class ChoicePanel(QWidget):
 
 def _nothing() -> None:
     """Do nothing."""
-
-
-def _fill_models(box: QComboBox, specs: Iterable[ModelSpec], *, chosen: str) -> None:
-    """List the models, bundled ones first, with what one should know before choosing as a tooltip."""
-    for spec in sorted(specs, key=lambda spec: not spec.is_bundled):
-        box.addItem(spec.name if spec.is_bundled else f"{spec.name}  (download)", spec.name)
-        size = "" if spec.size_bytes is None else f", {spec.size_bytes / 1e6:.0f} MB"
-        box.setItemData(box.count() - 1, f"{spec.title}\n{spec.note}\nLicence: {spec.licence}{size}", 3)
-    if box.findData(chosen) < 0:
-        box.insertItem(0, chosen, chosen)
-    box.setCurrentIndex(box.findData(chosen))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_segany.models.download import weights_dir
+
+_logger = logging.getLogger(__name__)
 PLUGIN = "napari-segany"
 
 
@@ -15,7 +19,10 @@ class Settings:
     model: str = "sam2-nano"
     device: str = "auto"
     precision: str = "auto"
+    fine: bool = True
     cache_mb: int = 512
+    is_keeping_features: bool = True
+    features_gb: int = 2
     label_folder: str = ""
     is_autosaving: bool = True
 
@@ -35,6 +42,21 @@ def data_folder() -> Path:
     return Path(place) / PLUGIN
 
 
+def features_folder() -> Path:
+    """Return where features are kept on disk: beside the downloaded weights, so in $SEGANY_CACHE where that is set."""
+    return weights_dir().parent / "features"
+
+
+def remember_fine(is_on: bool) -> None:
+    """Keep a person's wish for fine boundaries, where this napari keeps settings of plugins."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        get_plugin_settings(PLUGIN).inference.fine = is_on
+    except (ImportError, KeyError, AttributeError):
+        _logger.debug("this napari keeps no settings of plugins")
+
+
 def read_settings() -> Settings:
     """Return the present settings; defaults where this napari keeps none for plugins."""
     try:
@@ -45,7 +67,10 @@ def read_settings() -> Settings:
             model=kept.inference.model,
             device=kept.inference.device,
             precision=kept.inference.precision,
+            fine=kept.inference.fine,
             cache_mb=kept.inference.cache_mb,
+            is_keeping_features=kept.inference.keep_features,
+            features_gb=kept.inference.features_gb,
             label_folder=kept.labels.folder,
             is_autosaving=kept.labels.autosave,
         )

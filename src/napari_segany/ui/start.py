@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from napari_segany.core.types import ImagePredictorLike
+from napari.utils.notifications import show_warning
+
+from napari_segany.io.features import FeatureStore
 from napari_segany.session.image import ImageSession
 from napari_segany.session.worker import LatestWorker
 
 from .annotation import Annotation
 from .grid import grid_of, source_of
 from .layers import add_layers
+from .loading import Loading
 from .post import MainThread
-from .preload import preload_torch
-from .settings import Settings
+from .settings import Settings, features_folder
 from .target import target_of, try_new_target
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
 _logger = logging.getLogger(__name__)
-
-Loader = Callable[[str, Settings], ImagePredictorLike]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,24 +50,13 @@ class Choice:
     labels: Labels | None = None
 
 
-def load_predictor(model: str, settings: Settings) -> ImagePredictorLike:
-    """Load a model; takes seconds, so it is called on a worker's thread."""
-    preload_torch()
-    import napari_segany
-    from napari_segany.predict.image import ImagePredictor
-
-    loaded = napari_segany.load_model(model, device=settings.device, precision=settings.precision)
-    predictor: ImagePredictorLike = ImagePredictor(loaded)
-    return predictor
-
-
 def start(
     viewer: ViewerModel,
     choice: Choice,
     *,
     settings: Settings,
     post: MainThread,
-    load: Loader = load_predictor,
+    loading: Loading,
 ) -> tuple[Annotation, Exception | None]:
     """Start a session in a viewer.
 
@@ -83,21 +71,30 @@ def start(
         target = target_of(choice.labels, grid=grid)
     else:
         target, problem = try_new_target(grid, image_name=choice.image.name, settings=settings)
-    model = choice.model
     session = ImageSession(
         source,
-        lambda: load(model, settings),
+        loading.of(choice.model, settings=settings),
         sink=target.sink,
         worker=LatestWorker(post=post.post, name=f"segany-{choice.image.name}"),
         cache_bytes=settings.cache_mb << 20,
+        store=features_store(settings),
         versions=installed_versions(),
+        fine=None if settings.fine else False,
     )
+    session.warned.connect(show_warning)
     layers = add_layers(viewer, grid=grid, target=target, name=choice.image.name, labels=choice.labels)
     layers.labels.selected_label = session.object_id
     running = Annotation(
         viewer, choice.image, session=session, layers=layers, grid=grid, target=target, later=post.post
     )
     return running, problem
+
+
+def features_store(settings: Settings) -> FeatureStore | None:
+    """Return where features outlive the session, None if they are not to."""
+    if not settings.is_keeping_features:
+        return None
+    return FeatureStore(features_folder(), max_bytes=settings.features_gb * 10**9)
 
 
 def installed_versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_segany.core.types import ModelCard
 from napari_segany.session.answers import Preview, Stage
 from napari_segany.session.image import ImageSession
 
@@ -29,6 +30,8 @@ from .annotation import Annotation
 from .shortcuts import MOUSE, SHORTCUTS
 
 _PATIENCE_MS = 200  # work that takes longer than this gets a progress bar
+_FINDS = "Add every object of this plane to the labels, as one step; what is there stays"
+_FINDS_NOT = "This model needs clicks; micro-sam's models find objects by themselves"
 _LARGEST_ID = (1 << 31) - 1  # of a spin box
 
 
@@ -76,9 +79,16 @@ class BusyBar(QWidget):
             self._timer.stop()
             self.hide()
             return
+        self._bar.setRange(0, 0)
         self._title.setText(stage.value + " …")
         if not self.isVisible() and not self._timer.isActive():
             self._timer.start(_PATIENCE_MS)
+
+    def show_download(self, done: int, total: int, what: str) -> None:
+        """Show how many bytes of a download have come."""
+        self._bar.setRange(0, total // 1024)  # Qt counts up to 2**31, and there are larger files
+        self._bar.setValue(done // 1024)
+        self._title.setText(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
 
 class WorkPanel(QWidget):
@@ -113,10 +123,12 @@ class WorkPanel(QWidget):
         session.preview_changed.connect(self._on_preview)
         session.object_changed.connect(self._on_object)
         session.history_changed.connect(self._on_history)
+        session.model_changed.connect(self._on_model)
         running.sign_changed.connect(self._on_sign)
         self.protect.setChecked(session.keep_existing)
         self.object_id.setValue(session.object_id)
         self._on_history()
+        self._on_model(session.card)
         self._on_sign(True)
         self.busy.follow(session.stage)
         self.status.setText("Click on an object. Right-click what does not belong to it.")
@@ -161,9 +173,11 @@ class WorkPanel(QWidget):
         self._clear = self._action_button("Clear", "Forget the clicks (Esc)", "clear")
         self._undo = self._action_button("Undo", "Ctrl+Z", "undo")
         self._redo = self._action_button("Redo", "Ctrl+Shift+Z", "redo")
+        self.find_all = self._action_button("Find all objects", "", "find_all")
         grid = QGridLayout()
         for place, one in enumerate((self._commit, self._clear, self._undo, self._redo)):
             grid.addWidget(one, place // 2, place % 2)
+        grid.addWidget(self.find_all, 2, 0, 1, 2)
         return grid
 
     # ------------------------------------------------------------------ actions
@@ -205,6 +219,11 @@ class WorkPanel(QWidget):
             return
         area = f"{int(preview.mask.sum()):,}".replace(",", "\u2009")
         self.status.setText(f"{area} pixels, confidence {preview.score:.0%}. Enter commits.")
+
+    def _on_model(self, card: ModelCard | None) -> None:
+        can_find = card is not None and card.finds_instances
+        self.find_all.setEnabled(can_find)
+        self.find_all.setToolTip(_FINDS if can_find else _FINDS_NOT)
 
     def _on_object(self, object_id: int) -> None:
         self.object_id.blockSignals(True)
