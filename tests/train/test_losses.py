@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from napari_segany.train.losses import (
@@ -15,11 +15,12 @@ from napari_segany.train.losses import (
     UNAMBIGUOUS_SHARE,
     dense_loss,
     dice_loss,
-    fine_loss,
     focal_loss,
     mask_loss,
+    point_loss,
     prompt_loss,
     true_iou,
+    unsure_places,
 )
 
 SIDE = 6
@@ -170,18 +171,22 @@ def test_dense_maps_weigh_rare_pixels_up() -> None:
     assert float(dense_loss(40 * (2 * ones - 1), ones)) == pytest.approx(0, abs=1e-4)
 
 
-def test_fine_masks_learn_where_the_base_is_right_and_most_at_the_outline() -> None:
-    truth = torch.zeros(1, 1, 32, 32)
-    truth[..., 8:24, 8:24] = 1
-    near = torch.where(F.avg_pool2d(truth, 2) > 0.5, 4.0, -4.0)
-    base = torch.cat((near, -near, near, -near), dim=1)  # masks 0 and 2 are right
-    logits = torch.zeros(1, 4, 32, 32, requires_grad=True)
-    fine_loss(logits, truth, base=base).backward()
+def test_points_are_those_near_zero() -> None:
+    logits = torch.full((2, 1, 16, 16), 9.0)
+    logits[0, 0, 3, 4:9], logits[1, 0, 10:15, 2] = 0.1, -0.1
+    places = unsure_places(logits, 5, rng=np.random.default_rng(0))
+    assert sorted(places[0, 0].tolist()) == [3 * 16 + c for c in range(4, 9)]
+    assert sorted(places[1, 0].tolist()) == [r * 16 + 2 for r in range(10, 15)]
+    assert unsure_places(logits, 1000, rng=np.random.default_rng(0)).shape == (2, 1, 256)
+
+
+def test_points_that_the_base_is_sure_of_and_masks_of_other_things_do_not_count() -> None:
+    base = torch.tensor([[[0.5, -50.0], [0.5, 0.5]]])
+    truth = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    logits = base.clone().requires_grad_()
+    point_loss(logits, truth, base=base, share=torch.tensor([[0.9, 0.0]])).backward()
     assert logits.grad is not None
-    pull = logits.grad.abs()[0]
-    assert pull[1].max() == pull[3].max() == 0
-    assert pull[0].max() > 0
-    assert pull[2].max() > 0
-    assert pull[2, 8, 16] > 1.5 * pull[2, 16, 16]  # at the outline, and inside
-    right = torch.where(truth > 0.5, 8.0, -8.0).expand(1, 4, -1, -1)
-    assert fine_loss(right, truth, base=base) < 0.05 < fine_loss(-right, truth, base=base)
+    pull = logits.grad[0]
+    assert pull[0, 0] < 0 < pull[1, 0]
+    assert pull[0, 1] == 0
+    assert abs(pull[1, 0]) < 0.1 * abs(pull[0, 0]) * 2

@@ -13,7 +13,15 @@ from skimage.morphology import dilation, disk
 
 from napari_segany.core.errors import DataError, ImageError
 from napari_segany.train.canvas import Canvas
-from napari_segany.train.scenes import KINDS, Scene, SceneObject, export_scenes, render_scene, scene_stream
+from napari_segany.train.scenes import (
+    KINDS,
+    THIN_KINDS,
+    Scene,
+    SceneObject,
+    export_scenes,
+    render_scene,
+    scene_stream,
+)
 from napari_segany.train.shapes import BlobForm, Patch, blob, partition, scatter, tube
 
 SIZES = [(64, 64), (97, 201), (256, 256)]
@@ -27,6 +35,9 @@ PRIMARY_KINDS = {
     "em": {"cell"},
     "filaments": {"filament"},
     "spots": {"spot"},
+    "neurites": {"neuron"},
+    "vessels": {"vessel"},
+    "cilia": {"cell", "bacterium"},
 }
 
 
@@ -54,10 +65,10 @@ def full_of(patch: Patch) -> np.ndarray:
 
 
 def test_every_kind_is_known_here() -> None:
-    assert set(KINDS) == set(PRIMARY_KINDS)
+    assert {*KINDS, *THIN_KINDS} == set(PRIMARY_KINDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PRIMARY_KINDS)
 class TestEveryKind:
     @pytest.mark.parametrize("size", SIZES)
     def test_objects_are_exact(self, kind: str, size: tuple[int, int]) -> None:
@@ -133,7 +144,9 @@ def contrasts(scene: Scene) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["fluorescence", "composite", "histology", "em", "filaments", "spots"])
+@pytest.mark.parametrize(
+    "kind", ["fluorescence", "composite", "histology", "em", "filaments", "spots", "neurites", "cilia"]
+)
 def test_objects_stand_out_from_what_is_around_them(kind: str) -> None:
     values = [value for seed in range(6) for value in contrasts(render_scene(seed, kind=kind))]
     assert len(values) > 30

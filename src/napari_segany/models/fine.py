@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .mask_decoder import MaskOutput
 
 
+LOGIT_SCALE = 4.0
+"""Logits are divided by this before a network sees them."""
+
+
 @dataclass(frozen=True, slots=True)
 class FineConfig:
     """The fine head of one model.
@@ -30,12 +34,15 @@ class FineConfig:
     channels
         Channels of the bundled models' map at the frame's full resolution; 0 in the released models.
     hidden
-        Channels behind the first convolution of that map.
+        Channels inside their network of points.
+    band
+        Pixels whose logits are smaller than this are decided anew.
     """
 
     early_width: int | None = None
     channels: int = 0
     hidden: int = 32
+    band: float = 6.0
 
     @property
     def only_reads(self) -> bool:
@@ -73,9 +80,7 @@ class FineHead(nn.Module):
         coarse: Tensor = self.embedding_encoder(embedding)
         return coarse + self.compress_vit_feat(early.permute(0, 3, 1, 2))
 
-    def forward(
-        self, token: Tensor, *, upscaled: Tensor, maps: tuple[Tensor, ...], mask_tokens: Tensor
-    ) -> Tensor:
+    def forward(self, token: Tensor, *, upscaled: Tensor, maps: tuple[Tensor, ...]) -> Tensor:
         """Return the (B, 1, 4h, 4w) fine mask of a (B, C) token, from (B, C / 8, 4h, 4w) and the image's map."""
         fine = self.embedding_maskfeature(upscaled)
         for of_image in maps:
@@ -90,48 +95,120 @@ class FineHead(nn.Module):
         return replace(output, logits=output.fine, fine=None)
 
 
-class FullFineHead(nn.Module):
-    """The bundled models' fine head: corrections of each mask at the frame's full resolution.
+@dataclass(frozen=True, slots=True, eq=False)
+class FineContext:
+    """What `PointFineHead` refines B answers with, once it is known which of them are shown.
 
-    The image's map is made once an image from pixels and the finest features, so that a click pays for one product.
-    Each mask gets its own correction, from its mask token and the fine token together: nested masks stay nested.
+    Attributes
+    ----------
+    token : (B, C)
+        The fine token.
+    cells : (B, hw, 16, C / 8)
+        What the base's masks are products of, the 4 x 4 pixels of a cell together (see `mask_decoder.nested`).
+    details : (B or 1, K, H, W)
+        The image's map, at the frame's resolution.
+    """
+
+    token: Tensor
+    cells: Tensor
+    details: Tensor
+
+    def row(self, index: int) -> FineContext:
+        """Return the context of one answer."""
+        part = slice(index, index + 1)
+        shared = len(self.details) == 1
+        return FineContext(self.token[part], self.cells[part], self.details if shared else self.details[part])
+
+
+class PointFineHead(nn.Module):
+    """The bundled models' fine head: decides anew on the pixels that the base is unsure of, at full resolution.
+
+    After PointRend (Kirillov et al. 2020): a small network sees, at one pixel, the base's logit, the features behind it
+    and a map of details that is made once an image. Which object is meant comes from the mask's token and from a fine
+    token, which attends to all without being attended to. It also corrects the predicted IoUs. Both corrections start
+    at zero: an untrained head answers as its base does.
     """
 
     def __init__(self, width: int, config: FineConfig) -> None:
         super().__init__()
         self.config = config
+        hidden, inputs = config.hidden, config.channels + width // 8 + 1
         self.hf_token = nn.Embedding(1, width)
-        self.hf_mlp = Mlp((2 * width, width, config.channels + 1))
         self.details = nn.Sequential(
-            nn.Conv2d(12 + width // 8, config.hidden, kernel_size=3, padding=1),
+            nn.Conv2d(12 + width // 8, 32, kernel_size=3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(config.hidden, config.hidden, kernel_size=3, padding=1),
+            nn.Conv2d(32, 32, kernel_size=3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(config.hidden, 4 * config.channels, kernel_size=1),
+            nn.Conv2d(32, 4 * config.channels, kernel_size=1),
         )
-        nn.init.zeros_(self.hf_mlp.layers[-1].weight)  # type: ignore[arg-type]  # the first answers are the base's
-        nn.init.zeros_(self.hf_mlp.layers[-1].bias)  # type: ignore[arg-type]
+        self.meant = Mlp((2 * width, width, 2 * hidden + 1))
+        self.first = nn.Linear(inputs, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.score = Mlp((2 * width, width // 2, 1))
+        _silence(self.meant.layers[-1], hidden)
+        _silence(self.score.layers[-1], 0)
 
     def of_image(self, pixels: Tensor, finest: Tensor) -> Tensor:
         """Return the (B, K, H, W) map of (B, 3, H, W) pixels and (B, C / 8, H / 2, W / 2) features."""
         details = self.details(torch.cat((F.pixel_unshuffle(pixels, 2), finest), dim=1))
         return F.pixel_shuffle(details, 2).contiguous(memory_format=torch.channels_last)
 
-    def forward(
-        self, token: Tensor, *, upscaled: Tensor, maps: tuple[Tensor, ...], mask_tokens: Tensor
-    ) -> Tensor:
-        """Return the (B, M, H, W) corrections of the masks behind (B, M, C) mask tokens, H and W those of the map."""
-        both = torch.cat((mask_tokens, token[:, None].expand_as(mask_tokens)), dim=-1)
-        weights = self.hf_mlp(both)  # (B, M, K + 1)
-        return dot(weights[..., :-1], maps[0]) + weights[..., -1, None, None]
+    def scores(self, token: Tensor, mask_tokens: Tensor, *, ious: Tensor) -> Tensor:
+        """Return corrected (B, M) predicted IoUs, from (B, C) fine tokens and (B, M, C) mask tokens."""
+        change = self.score(_both(token, mask_tokens))[..., 0]
+        return torch.sigmoid(torch.logit(ious, eps=1e-4) + change)
+
+    def at(self, inputs: Tensor, token: Tensor, mask_tokens: Tensor) -> Tensor:
+        """Return the (B, M, P) corrections of logits, from (B, M, P, K + C / 8 + 1) inputs at P pixels of each mask."""
+        hidden = self.config.hidden
+        meant = self.meant(_both(token, mask_tokens))[:, :, None]  # (B, M, 1, 2 * hidden + 1)
+        x = F.relu(self.first(inputs) + meant[..., :hidden])
+        x = F.relu(self.second(x))
+        return (x * meant[..., hidden:-1]).sum(-1) + meant[..., -1]
 
     def finished(self, output: MaskOutput, *, alone: bool) -> MaskOutput:
-        """Return chosen masks with full-resolution logits as `fine`, and `logits` that say the same coarsely."""
-        assert output.fine is not None
-        size = output.fine.shape[2:]
-        base = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)
-        fine = output.fine if alone else base + output.fine
-        return replace(output, logits=F.avg_pool2d(fine, 2), fine=fine)
+        """Return chosen masks with full-resolution logits as `fine`; `logits` stay the base's, for the next round."""
+        context = output.context
+        assert context is not None
+        size = context.details.shape[2:]
+        wide = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)  # (B, M, H, W)
+        unsure = (wide.abs() < self.config.band).flatten(2)
+        flat = wide.flatten(2)
+        for b, m in torch.cartesian_prod(*(torch.arange(n) for n in wide.shape[:2])).tolist():
+            places = unsure[b, m].nonzero()[:, 0]
+            values = flat[b, m, places]
+            inputs = point_inputs(context.row(b), places[None, None], values[None, None])
+            change = self.at(inputs, context.token[b : b + 1], output.tokens[b : b + 1, m : m + 1])
+            flat[b, m, places] = (0.0 if alone else values) + change[0, 0]
+        return replace(output, fine=flat.view_as(wide), context=None)
+
+
+def point_inputs(context: FineContext, places: Tensor, logits: Tensor) -> Tensor:
+    """Return the (B, M, P, K + C / 8 + 1) inputs of `PointFineHead.at`, at flat (B, M, P) places in the frame."""
+    batch, channels, _, width = context.details.shape
+    rows, cols = places // width, places % width
+    y, x = rows // 2, cols // 2  # pixels of the coarse logits
+    inner = ((y // 2 % 2) * 2 + x // 2 % 2) * 4 + (y % 2) * 2 + x % 2
+    cell = (((y // 4) * (width // 8) + x // 4) * 16 + inner).flatten(1)  # (B, M * P)
+    behind = context.cells.flatten(1, 2)  # (B, 16hw, C / 8)
+    behind = behind.gather(1, cell[..., None].expand(-1, -1, behind.shape[2])).unflatten(1, places.shape[1:])
+    flat = context.details.permute(0, 2, 3, 1).reshape(batch, -1, channels)
+    here = flat.gather(1, places.flatten(1)[..., None].expand(-1, -1, channels))
+    here = here.unflatten(1, places.shape[1:]).to(behind.dtype)  # (B, M, P, K)
+    return torch.cat((here, behind, logits[..., None].to(behind.dtype) / LOGIT_SCALE), dim=3)
+
+
+@torch.no_grad()
+def _silence(layer: nn.Module, first: int) -> None:
+    """Make all outputs of a linear layer from the `first` on zero."""
+    assert isinstance(layer, nn.Linear)
+    layer.weight[first:].zero_()
+    layer.bias[first:].zero_()
+
+
+def _both(token: Tensor, mask_tokens: Tensor) -> Tensor:
+    """Return (B, M, 2C): mask tokens, and beside each the fine token."""
+    return torch.cat((mask_tokens, token[:, None].expand_as(mask_tokens)), dim=-1)
 
 
 def _upscaler(width: int, middle: int, out_width: int) -> nn.Sequential:
@@ -144,6 +221,6 @@ def _upscaler(width: int, middle: int, out_width: int) -> nn.Sequential:
     )
 
 
-def fine_head(width: int, config: FineConfig) -> FineHead | FullFineHead:
+def fine_head(width: int, config: FineConfig) -> FineHead | PointFineHead:
     """Return the head of a configuration."""
-    return FullFineHead(width, config) if config.channels else FineHead(width, config)
+    return PointFineHead(width, config) if config.channels else FineHead(width, config)

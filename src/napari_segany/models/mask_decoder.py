@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fine import FineConfig, dot, fine_head
+from .fine import FineConfig, FineContext, PointFineHead, dot, fine_head
 from .layers import Attention, LayerNorm2d, Mlp
 
 MASK_TOKENS = 4
@@ -55,7 +55,10 @@ class MaskOutput:
     tokens : (B, M, C)
         The mask tokens behind the masks; object pointers are made of them.
     fine : (B, 1 or M, h', w')
-        Logits of the fine boundaries: one mask for all, or a correction of each; None where not asked for.
+        Logits of the fine boundaries: the released models' one mask for all before they are finished, or each mask at
+        the frame's resolution after; None where not asked for.
+    context
+        What the bundled models finish their masks with; None where there is nothing to finish.
     """
 
     logits: Tensor
@@ -63,13 +66,15 @@ class MaskOutput:
     object_scores: Tensor | None
     tokens: Tensor
     fine: Tensor | None = None
+    context: FineContext | None = None
 
     def row(self, index: int) -> MaskOutput:
         """Return the answers to one prompt, still as a batch of one."""
         part = slice(index, index + 1)
         scores = None if self.object_scores is None else self.object_scores[part]
         fine = None if self.fine is None else self.fine[part]
-        return MaskOutput(self.logits[part], self.ious[part], scores, self.tokens[part], fine)
+        context = None if self.context is None else self.context.row(index)
+        return MaskOutput(self.logits[part], self.ious[part], scores, self.tokens[part], fine, context)
 
     def masks(self, index: Tensor | slice) -> MaskOutput:
         """Return some of the M masks: a slice of them, or those at (B, K) indices, one row a prompt."""
@@ -78,15 +83,11 @@ class MaskOutput:
             if isinstance(index, slice)
             else torch.arange(len(index), device=index.device)[:, None]
         )
-        fine = self.fine
-        if fine is not None and fine.shape[1] == self.logits.shape[1]:
-            fine = fine[rows, index]
-        return MaskOutput(
-            self.logits[rows, index],
-            self.ious[rows, index],
-            self.object_scores,
-            self.tokens[rows, index],
-            fine,
+        return replace(
+            self,
+            logits=self.logits[rows, index],
+            ious=self.ious[rows, index],
+            tokens=self.tokens[rows, index],
         )
 
 
@@ -113,19 +114,23 @@ class TwoWayBlock(nn.Module):
         The last `readers` tokens attend, but nothing attends to them. One image serves all B prompts until the first
         block has written the prompts into it.
         """
-        seen = slice(tokens.shape[1] - readers)
+
+        def seen(x: Tensor) -> Tensor:
+            """Leave the readers out; the gradient of what is left does not depend on them, and is not asked for."""
+            return x[:, :-readers].detach() if readers else x
+
         if self.is_first:  # the tokens are their own code here: no code, no residual
-            tokens = self.self_attn(tokens, tokens[:, seen], tokens[:, seen])
+            tokens = self.self_attn(tokens, seen(tokens), seen(tokens))
         else:
             coded = tokens + token_code
-            tokens = tokens + self.self_attn(coded, coded[:, seen], tokens[:, seen])
+            tokens = tokens + self.self_attn(coded, seen(coded), seen(tokens))
         tokens = self.norm1(tokens)
         coded_image = image + image_code
         tokens = self.norm2(
             tokens + _look(self.cross_attn_token_to_image, tokens + token_code, coded_image, image)
         )
         tokens = self.norm3(tokens + self.mlp(tokens))
-        keys, values = (tokens + token_code)[:, seen], tokens[:, seen]
+        keys, values = seen(tokens + token_code), seen(tokens)
         attention = self.cross_attn_image_to_token
         if attention.is_absorbable(keys.shape[1]):
             return tokens, self.norm4(attention.write(image, coded_image, keys, values))
@@ -245,11 +250,9 @@ class MaskDecoder(nn.Module):
             upscaled = self._upscale(encoded, fine)  # (B, C / 8, 4h, 4w)
             logits = dot(weights, upscaled)
         else:
-            cells = self._upscale_nested(encoded, fine)  # (B, hw, 16, C / 8)
-            logits = flat(
-                (cells.flatten(1, 2) @ weights.transpose(1, 2)).unflatten(1, (-1, 16)), 2, size=size
-            )
-            upscaled = cells
+            upscaled = self._upscale_nested(encoded, fine)  # (B, hw, 16, C / 8)
+            products = upscaled.flatten(1, 2) @ weights.transpose(1, 2)
+            logits = flat(products.unflatten(1, (-1, 16)), 2, size=size)
         output = MaskOutput(
             logits=logits,
             ious=self.iou_prediction_head(tokens[:, first])[:, kept],
@@ -258,11 +261,15 @@ class MaskDecoder(nn.Module):
         )
         if not with_fine:
             return output
-        place = -1 if self.readers else first + 1 + MASK_TOKENS
-        own = fine[2:] if first else fine
-        if not torch.is_grad_enabled() and not self.readers:
-            upscaled = flat(upscaled, 2, size=size)
-        answer = self.fine(tokens[:, place], upscaled=upscaled, maps=own, mask_tokens=mask_tokens)
+        if self.readers:
+            cells = nested(upscaled, 2) if torch.is_grad_enabled() else upscaled
+            context = FineContext(tokens[:, -1], cells, fine[2])
+            assert isinstance(self.fine, PointFineHead)
+            ious = self.fine.scores(context.token, mask_tokens, ious=output.ious)
+            return replace(output, ious=ious, context=context)
+        maps = fine[2:] if first else fine
+        whole = upscaled if torch.is_grad_enabled() else flat(upscaled, 2, size=size)
+        answer = self.fine(tokens[:, first + 1 + MASK_TOKENS], upscaled=whole, maps=maps)
         return replace(output, fine=answer)
 
     def needed(self, *, multimask: bool) -> slice:
@@ -330,16 +337,20 @@ class MaskDecoder(nn.Module):
             chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
         if not multimask:
             chosen = output.masks(slice(1)) if self.config.generation == 1 else self._stable(output)
-        if fine == "off" or chosen.fine is None:
-            return replace(chosen, fine=None)
+        if fine == "off" or chosen.fine is None:  # or the bundled models', which `finish` finishes
+            return chosen
         return self.fine.finished(chosen, alone=fine == "only")
+
+    def finish(self, output: MaskOutput) -> MaskOutput:
+        """Return chosen masks with their fine boundaries, where that was left for when they are shown."""
+        return output if output.context is None else self.fine.finished(output, alone=False)
 
     def _stable(self, output: MaskOutput) -> MaskOutput:
         """Return mask 0 of each prompt while it is stable, else the best of 1 to 3; the token stays that of mask 0."""
         is_stable = self.stability(output.logits[:, :1]) >= self.config.stability_threshold  # (B, 1)
         best = output.ious[:, 1:].argmax(dim=1, keepdim=True) + 1  # (B, 1)
         chosen = output.masks(torch.where(is_stable, torch.zeros_like(best), best))
-        return replace(chosen, tokens=output.tokens[:, :1])
+        return chosen if chosen.context is not None else replace(chosen, tokens=output.tokens[:, :1])
 
     def stability(self, logits: Tensor) -> Tensor:
         """Return the IoU of (..., H, W) logits cut a little above and a little below zero; 1 where both are empty."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fine import FineConfig, FullFineHead
+from .fine import FineConfig, PointFineHead
 from .hiera import HIERA, Hiera, HieraConfig
 from .layers import Mlp, sine_position_code
 from .mask_decoder import DecoderConfig, MaskDecoder
@@ -126,7 +126,7 @@ class Sam2(Promptable):
         decoder = self.sam_mask_decoder
         parts: list[nn.Module] = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
         if self._has_details:
-            assert isinstance(decoder.fine, FullFineHead)
+            assert isinstance(decoder.fine, PointFineHead)
             parts.append(decoder.fine.details)
         return [self.image_encoder, *parts]
 
@@ -143,7 +143,7 @@ class Sam2(Promptable):
 
     def encode_frame(self, pixels: Tensor) -> ImageFeatures:
         """Return the features of (B, 3, H, W) normalised pixels before any memory, or the lack of one, is added."""
-        if isinstance(self.image_encoder, NanoEncoder):
+        if isinstance(self.config.trunk, NanoConfig):  # the encoder itself may be replaced (predict.engines)
             embedding, fine = self.image_encoder(pixels)
             if self._has_details:
                 fine = (*fine, self.sam_mask_decoder.fine.of_image(pixels, fine[0]))
@@ -192,7 +192,7 @@ SAM2: dict[str, Sam2Config] = {
         _NANO,
         name="sam2-hq-nano",
         version="nano-hq",
-        decoder=replace(NANO_DECODER, fine=FineConfig(channels=8)),
+        decoder=replace(NANO_DECODER, fine=FineConfig(channels=12)),
     ),
 }
 

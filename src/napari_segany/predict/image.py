@@ -151,14 +151,21 @@ class ImagePredictor:
         windows = [_window_of_earlier(prompt, own) for prompt in prompts]
         whole = [index for index, window in enumerate(windows) if window is None]
         answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
-        predictions = {i: _prediction(answer, own) for i, answer in zip(whole, answers, strict=True)}
-        if own.rgb is not None:
-            for i, first in predictions.items():
-                windows[i] = choose_window(prompts[i], boxes_of_answer(first), own.resize)
+        predictions: dict[int, MaskPrediction] = {}
+        for i, answer in zip(whole, answers, strict=True):
+            if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
+                windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
+            if windows[i] is None:
+                predictions[i] = _prediction(self._finish(answer), own)
         for i, window in enumerate(windows):
             if window is not None:
                 predictions[i] = self._closer(own, encoded[i], window, multimask=multimask, use=use)
         return [predictions[index] for index in range(len(prompts))]
+
+    def _finish(self, output: MaskOutput) -> MaskOutput:
+        """Return an answer with fine boundaries, where those were left for last, and without stray islands."""
+        output = self.model.network.decoder.finish(output)
+        return _without_islands(output) if self.model.config.is_local else output
 
     def _fine_use(self, fine: bool | None) -> FineUse:
         """Return what becomes of the fine boundaries."""
@@ -215,7 +222,7 @@ class ImagePredictor:
             if device.type == "cpu":
                 raise refusal(self.card.name, f"{len(batch)} prompts at once") from error
         else:
-            return _without_islands(output) if self.model.config.is_local else output
+            return output
         self.model = on_cpu(self.model, what="a prompt")
         return None
 
@@ -232,7 +239,7 @@ class ImagePredictor:
         view = self._view(features, window)
         seen = [_in_view(prompt, features, view)]
         (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
-        return _prediction_of_view(answer, features, view)
+        return _prediction_of_view(self._finish(answer), features, view)
 
     def _view(self, features: Features, window: tuple[slice, slice]) -> View:
         """Return the features of a window, embedded once."""
@@ -306,13 +313,11 @@ def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
 
 def _without_islands(output: MaskOutput) -> MaskOutput:
     """Return an answer whose masks lost their stray islands."""
-    kept = kept_parts(output.logits)
-    logits = torch.where(kept, output.logits, output.logits.clamp(max=-1.0))
     fine = output.fine
     if fine is not None:
-        wide = kept.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        fine = torch.where(wide, fine, fine.clamp(max=-1.0))
-    return replace(output, logits=logits, fine=fine)
+        fine = torch.where(kept_parts(fine), fine, fine.clamp(max=-1.0))
+    kept = kept_parts(output.logits)
+    return replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)), fine=fine)
 
 
 def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> MaskPrediction:

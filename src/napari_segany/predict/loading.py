@@ -18,6 +18,7 @@ from napari_segany.models.registry import list_models, spec_of
 from napari_segany.models.unetr import UnetrDecoder, unetr_config_of
 from napari_segany.models.weights import identify, load_strictly, read_weights, split_decoder
 
+from .engines import check_engine, encoder_for
 from .precision import Placement, place
 
 
@@ -44,6 +45,7 @@ def load_model(
     *,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "torch",
     progress: Progress | None = None,
 ) -> Model:
     """Load a model by its registry name (downloading it once where needed) or from a weights file.
@@ -56,6 +58,9 @@ def load_model(
         "auto", "cpu", "cuda", "cuda:1", "mps".
     precision
         "auto" (bfloat16 where the hardware has it), "reproducible" or "float32", "bfloat16", "float16".
+    engine
+        What runs the image encoder: "torch"; "openvino" on a CPU (needs the extra of that name; converts once);
+        "compile", PyTorch's compiler, whose first image takes long.
     progress
         Called with (bytes done, bytes in all, what) during a download.
 
@@ -68,9 +73,14 @@ def load_model(
     DownloadError
         If the weights cannot be had.
     DeviceError
-        If the machine lacks the device.
+        If the machine lacks the device, or the engine does not run on it.
+    SettingsError
+        If no engine has that name.
+    MissingExtraError
+        If the engine is not installed.
     """
     placement = place(device, precision)
+    check_engine(engine, placement)
     name, path = _locate(name_or_path, progress=progress)
     weights, decoder = split_decoder(read_weights(path))
     if name is not None and decoder is None:
@@ -86,9 +96,9 @@ def load_model(
         licence=spec_of(name).licence,
         has_fine=CONFIGS[name].has_fine,
         finds_instances=decoder is not None,
-        number_format=str(placement.encoder_dtype).removeprefix("torch."),
+        number_format=_number_format(placement, engine),
     )
-    return assemble(card, weights, placement=placement, where=str(path), decoder=decoder)
+    return assemble(card, weights, placement=placement, where=str(path), decoder=decoder, engine=engine)
 
 
 def assemble(
@@ -98,10 +108,11 @@ def assemble(
     placement: Placement,
     where: str,
     decoder: dict[str, Tensor] | None = None,
+    engine: str = "torch",
 ) -> Model:
     """Return a ready model of a row's name (`card.name`) from its weights; `where` names their origin in errors.
 
-    `decoder` are the weights of micro-sam's instance decoder, if there is one.
+    `decoder` are the weights of micro-sam's instance decoder, if there is one; for `engine` see `load_model`.
     """
     config = CONFIGS[card.name]
     with torch.device("meta"):
@@ -114,7 +125,18 @@ def assemble(
         load_strictly(finder, decoder, where=f"the instance decoder of {where}")
         _freeze(finder).to(placement.encoder_dtype)
         finder.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
+    if engine != "torch":  # from the weights as they are, before they are rounded to the encoder's format
+        parts = _freeze(network)
+        parts.image_encoder = encoder_for(
+            engine, parts.image_encoder, card=card, config=config, placement=placement
+        )
     return Model(card, _prepare(network, placement), placement, finder)
+
+
+def _number_format(placement: Placement, engine: str) -> str:
+    """Return what an encoder computes in, and by which engine: no two have the same bits."""
+    name = str(placement.encoder_dtype).removeprefix("torch.")
+    return name if engine == "torch" else f"{name}, {engine}"
 
 
 def _decoder_weights(path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from napari_segany.core.geometry import ResizeMap
 from napari_segany.core.masks import box_of
-from napari_segany.core.types import Box, FloatArray, MaskPrediction, Prompt
+from napari_segany.core.types import Box, FloatArray, Prompt
+from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.promptable import ImageFeatures
 
 VIEW_SIDE = 256
@@ -70,10 +71,13 @@ def choose_window(prompt: Prompt, found: list[Box], resize: ResizeMap) -> Window
     return rows, cols
 
 
-def boxes_of_answer(answer: MaskPrediction) -> list[Box]:
-    """Return the boxes of the masks whose score is near the best one's."""
-    near = answer.scores >= _TRUSTED * answer.scores[0]
-    return [box_of(mask) for mask in answer.masks[near] if mask.any()]
+def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:
+    """Return the boxes, in image pixels, of one prompt's masks whose score is near the best one's."""
+    ious = output.ious[0]
+    near = (ious >= _TRUSTED * ious.max()).nonzero()[:, 0]
+    kept = output.logits[:, near]
+    kept = torch.where(kept_parts(kept), kept, kept.clamp(max=-1.0))
+    return [box for logits in kept[0].cpu().numpy() for box in boxes_of_logits(logits, resize)]
 
 
 def boxes_of_logits(logits: FloatArray, resize: ResizeMap) -> list[Box]:

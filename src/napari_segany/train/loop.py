@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from napari_segany.core.errors import DataError
+from napari_segany.models.fine import PointFineHead, point_inputs
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.registry import spec_of
@@ -25,7 +26,15 @@ from napari_segany.models.weights import find_weights, read_weights
 from napari_segany.predict.preprocess import normalise
 
 from .dataset import Annotated, CropStream
-from .losses import dense_loss, fine_loss, prompt_loss
+from .losses import (
+    IOU_WEIGHT,
+    POINTS,
+    dense_loss,
+    point_loss,
+    prompt_loss,
+    true_iou,
+    unsure_places,
+)
 from .recipes import Recipe, Stage
 from .simulate import CELL, PromptMix, corrected, first_prompts
 
@@ -56,11 +65,15 @@ class Trainable(nn.Module):
         self.dense_head = nn.Conv2d(model.config.width // 8, 2, kernel_size=1)
 
     def forward(self, task: str, *inputs: object) -> object:
-        """Run one task: "encode" pixels, "decode" prompts, or "dense" maps."""
+        """Run one task: "encode" pixels, "decode" prompts, make "dense" maps, or correct the logits of "points"."""
         if task == "encode":
             return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
         if task == "dense":
             return self.dense_head(*inputs)
+        if task == "points":
+            fine = self.model.decoder.fine
+            assert isinstance(fine, PointFineHead)
+            return fine.at(*inputs)  # type: ignore[arg-type]  # as above
         features, xy, labels, masks, origin = inputs
         return self.model.decode_all(
             features,  # type: ignore[arg-type]  # as above
@@ -365,7 +378,7 @@ def _rounds(
         logits, ious = output.logits.float(), output.ious.float()
         share = len(truth) / whole
         if is_fine:
-            loss, logits = _fine_round(output, full, base=logits)
+            loss = _fine_round(low, output, full, rng=rng)
         else:
             loss = prompt_loss(logits, ious, truth, is_ambiguous=prompts.is_ambiguous)
         total = total + share * loss
@@ -381,12 +394,27 @@ def _rounds(
     return total / weight
 
 
-def _fine_round(output: MaskOutput, full: Tensor, *, base: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of a round's fine masks, and their (N, 4, h, w) logits as the next round is shown them."""
-    assert output.fine is not None
-    wide = nn.functional.interpolate(base, size=full.shape[2:], mode="bilinear", align_corners=False)
-    fine = wide + output.fine.float()
-    return fine_loss(fine, full, base=base), nn.functional.avg_pool2d(fine, CELL).detach()
+def _fine_round(low: LowPrecision, output: MaskOutput, full: Tensor, *, rng: np.random.Generator) -> Tensor:
+    """Return the loss of a round's fine parts: corrections at points, and predicted IoUs.
+
+    Of each answer two masks learn: mask 0, and that of masks 1 to 3 whose base is nearest to the truth.
+    """
+    base, context = output.logits.float(), output.context
+    assert context is not None
+    found = true_iou(base, nn.functional.avg_pool2d(full, CELL))  # (N, 4)
+    best = found[:, 1:].argmax(dim=1, keepdim=True) + 1
+    chosen = torch.cat((torch.zeros_like(best), best), dim=1)  # (N, 2)
+    rows = torch.arange(len(best), device=best.device)[:, None]
+    wide = nn.functional.interpolate(base[rows, chosen], size=full.shape[2:], mode="bilinear")  # (N, 2, S, S)
+    places = unsure_places(wide, POINTS, rng=rng)  # (N, 2, P)
+    values = wide.flatten(2).gather(2, places)
+    truth = full.flatten(2).expand(-1, 2, -1).gather(2, places)
+    inputs = point_inputs(context, places, values)
+    change: Tensor = low("points", inputs.to(low.dtype), context.token, output.tokens[rows, chosen])  # type: ignore[assignment]  # as above
+    return (
+        point_loss(values + change.float(), truth, base=values, share=found[rows, chosen])
+        + IOU_WEIGHT * (output.ious.float() - found).abs().mean()
+    )
 
 
 def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:

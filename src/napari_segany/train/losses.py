@@ -5,13 +5,18 @@ Papers: Kirillov et al. 2023 (focal : dice 20 : 1, only the best of the masks is
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_segany.models.fine import FineConfig
+
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
 UNAMBIGUOUS_SHARE = 0.2
-RIM, RIM_WEIGHT = 3, 8.0
+POINTS = 640
+"""Points of one mask that a fine head learns from in one round."""
+BAND = FineConfig().band
 
 
 def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
@@ -72,38 +77,28 @@ def prompt_loss(logits: Tensor, ious: Tensor, truth: Tensor, *, is_ambiguous: Te
     return (masks + IOU_WEIGHT * scores).mean()
 
 
-def fine_loss(logits: Tensor, truth: Tensor, *, base: Tensor) -> Tensor:
-    """Return the loss of fine masks: of mask 0, and of that of masks 1 to 3 whose base is nearest to the truth.
+def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Tensor:
+    """Return (..., count) flat places of (..., H, W) logits near zero, others each time (PointRend, 3.1)."""
+    size = logits.abs().flatten(-2)
+    jitter = torch.from_numpy(rng.uniform(0.5, 1.5, size=size.shape[-1:]).astype(np.float32)).to(size.device)
+    return (size * jitter).topk(min(count, size.shape[-1]), dim=-1, largest=False).indices
 
-    Cross-entropy, its pixels near the outline weighted by `RIM_WEIGHT`, and dice; each mask counts by the IoU that its
-    base has, since an outline cannot be refined where the base found something else.
+
+def point_loss(logits: Tensor, truth: Tensor, *, base: Tensor, share: Tensor) -> Tensor:
+    """Return the cross-entropy of fine logits at points.
+
+    Places that the base is sure of are left out, and each mask counts by the IoU that its base has: an outline cannot
+    be refined where something else was found.
 
     Parameters
     ----------
-    logits : (B, 4, H, W)
-    truth : (B, 1, H, W), 0 or 1
-    base : (B, 4, h, w)
-        Of the frozen model, at its own resolution.
+    logits, truth, base : (N, M, P)
+        Truth is 0 or 1, base the frozen model's logits.
+    share : (N, M)
     """
-    coarse = F.interpolate(truth, size=base.shape[2:], mode="area")
-    found = true_iou(base, coarse)  # (B, 4)
-    best = found[:, 1:].argmax(dim=1, keepdim=True) + 1
-    chosen = torch.cat((torch.zeros_like(best), best), dim=1)  # (B, 2)
-    rows = torch.arange(len(best), device=best.device)[:, None]
-    picked, share = logits[rows, chosen], found[rows, chosen].clamp(min=0.05)
-    target = truth.expand_as(picked)
-    cross = F.binary_cross_entropy_with_logits(picked, target, reduction="none")
-    weight = 1 + RIM_WEIGHT * _rim(truth)
-    losses = (cross * weight).sum((-2, -1)) / weight.sum((-2, -1)) + dice_loss(picked, target)
-    return (share * losses).sum() / share.sum()
-
-
-def _rim(truth: Tensor) -> Tensor:
-    """Return (B, 1, H, W), 1 within `RIM` pixels of the outline of a mask, 0 elsewhere."""
-    side = 2 * RIM + 1
-    wide = F.max_pool2d(truth, side, stride=1, padding=RIM)
-    narrow = -F.max_pool2d(-truth, side, stride=1, padding=RIM)
-    return wide - narrow
+    cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    weight = (base.abs() < BAND) * share.clamp(min=0.05)[..., None]
+    return (cross * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def dense_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from napari_segany.core.errors import UnknownModelError
 
 from .dataset import CropPlan
-from .scenes import KINDS
+from .scenes import KINDS, THIN_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +82,15 @@ SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
         Stage(
-            1600,
+            1800,
             CropPlan(side=192, objects=4),
             batch=6,
             rate=2e-3,
             last_rate=0.0,
             rounds=3,
             dense_weight=0.0,
-            scene_share=0.75,
-            kinds=(*KINDS, "filaments", "filaments", "phase", "phase", "em", "membrane"),
+            scene_share=0.7,
+            kinds=(*KINDS, *THIN_KINDS, *THIN_KINDS, "em", "membrane"),
         ),
     ),
     weight_decay=0.01,

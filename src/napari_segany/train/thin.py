@@ -149,7 +149,7 @@ def vessels(canvas: Canvas, diameter: float) -> AnyArray:
     width = float(np.clip(diameter * rng.uniform(0.03, 0.07), 2.5, 9.5))
     crossing = float(rng.choice([0.0, 0.1, 0.4]))
     habit = Habit(
-        turn=rng.uniform(0.3, 1.4),
+        turn=rng.uniform(0.2, 0.9),
         fork=rng.uniform(0.5, 0.95),
         sides=rng.uniform(0.3, 1.2),
         spread=rng.uniform(0.7, 1.2),
@@ -211,7 +211,7 @@ def _vessel(canvas: Canvas, tree: Patch | None) -> None:
     if tree is None or canvas.add_object(tree, level=5, kind="vessel", is_clear=True) < 0:
         return
     strength = varied(canvas.rng, 0.6, spread=0.2)
-    thick = 0.55 + 0.45 * np.clip(tree.field / 3, 0, 1) + 0.06 * canvas.texture(tree, beta=1.2)
+    thick = 0.65 + 0.35 * np.clip(tree.field / 3, 0, 1) + 0.06 * canvas.texture(tree, beta=1.2)
     density = np.float32(strength) * thick * tree.cover()
     np.maximum(canvas.light[tree.box], density, out=canvas.light[tree.box])
 
@@ -230,7 +230,7 @@ def _fundus(canvas: Canvas, disc: Patch | None) -> AnyArray:
     spot = blob(rng, random_place(canvas), diameter=0.3 * min(shape), shape=shape, margin=0.15 * min(shape))
     if spot is not None and rng.random() < 0.6:
         light[spot.box] *= 1 - 0.35 * spot.cover(0.25 * min(shape))[..., None]
-    taken = np.array([0.55, 1.4, 1.1]) * rng.uniform(0.7, 1.1)
+    taken = np.array([0.55, 1.4, 1.1]) * rng.uniform(0.8, 1.2)
     light *= np.exp(-canvas.light[..., None] * taken.astype(np.float32))
     image = expose(blurred(light, rng.uniform(0.4, 1.0)), rng, camera=lamp(rng, colour=True))
     return image
@@ -239,7 +239,7 @@ def _fundus(canvas: Canvas, disc: Patch | None) -> AnyArray:
 def _dark_field(canvas: Canvas) -> AnyArray:
     """Return the grey image of vessels that absorb light before an uneven bright ground."""
     rng, shape = canvas.rng, canvas.shape
-    ground = 0.75 * (1 + 0.1 * canvas.smooth_noise(40) + rng.uniform(0.01, 0.06) * canvas.full_noise())
+    ground = 0.75 * (1 + 0.07 * canvas.smooth_noise(40) + rng.uniform(0.01, 0.06) * canvas.full_noise())
     light = ground * illumination(shape, rng, strength=rng.uniform(0.2, 0.8))
     light = light * np.exp(-rng.uniform(0.7, 1.8) * canvas.light)
     return expose(blurred(light.astype(np.float32), rng.uniform(0.4, 1.1)), rng, camera=lamp(rng))

@@ -120,7 +120,7 @@ def _forks(rng: np.random.Generator, line: Line, *, length: float, habit: Habit,
     found = []
     for at, turn, width in buds:
         longer = length * rng.uniform(*habit.shrink)
-        if longer > 5:
+        if longer > 8:
             found.append(
                 Bud(
                     place(line.points[at]),
