@@ -158,6 +158,20 @@ class TestInTheDock:
         desk.settle()
         assert not box.isEnabled() and "sam_hq_vit_tiny" in box.toolTip()
 
+    @pytest.mark.parametrize("key", ["Key_Return", "Key_Enter", "Key_Escape"])
+    def test_enter_and_escape_while_typing_leave_the_object_alone(self, desk, key: str) -> None:
+        from qtpy.QtCore import Qt
+
+        running, line = desk.start(), desk.widget.choices.models.lineEdit()
+        desk.hand.click(40, 60)
+        desk.settle()
+        line.setFocus()
+        desk.qtbot.keyClicks(line, "xyz")
+        desk.qtbot.keyClick(line, getattr(Qt.Key, key))
+        desk.settle()
+        assert len(running.session.prompts(()).points) == 1 and not desk.labels.any()
+        assert line.text() == "sam2-nano"
+
     def test_a_model_that_cannot_be_had_leaves_the_old_one(self, desk, shelf: Shelf) -> None:
         def offline(progress) -> None:
             raise DownloadError("mobile_sam is not on this machine and $SEGANY_OFFLINE is set")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]  # names that qtpy makes
-from qtpy.QtGui import QStandardItemModel
+from qtpy.QtGui import QKeyEvent, QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QCompleter, QFileDialog, QLineEdit, QSizePolicy, QWidget
 
 from napari_segany.models.download import local_decoder, local_weights
@@ -33,6 +33,21 @@ def ask_weights_file(parent: QWidget) -> str:
         parent, "Open weights file", "", "Weights (*.safetensors *.pt *.pth);;All files (*)"
     )
     return str(chosen)
+
+
+class _Line(QLineEdit):
+    """Keeps Enter and Escape to itself: the viewer behind it would commit the object, or forget its clicks."""
+
+    dropped = Signal()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802  # Qt's name
+        """Type, or end typing."""
+        super().keyPressEvent(event)
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape):
+            event.accept()
+            if event.key() == Qt.Key.Key_Escape:
+                self.dropped.emit()
+            self.clearFocus()  # what is typed next is for the canvas
 
 
 class ModelBox(QComboBox):
@@ -67,7 +82,7 @@ class ModelBox(QComboBox):
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMaxVisibleItems(24)
-        self._rows, self._line = QStandardItemModel(self), QLineEdit(self)
+        self._rows, self._line = QStandardItemModel(self), _Line(self)
         self._make_searchable()
         self.select(chosen)
         self.activated.connect(self._on_activated)
@@ -107,6 +122,7 @@ class ModelBox(QComboBox):
         completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
         self.setCompleter(completer)
         self._line.editingFinished.connect(self._on_typed)
+        self._line.dropped.connect(self._show_chosen)
 
     def _fill(self) -> None:
         """List own files, the bundled rows, and the others by family, where the list is another than before."""
