@@ -27,7 +27,7 @@ def test_every_command_is_on_its_page(command: str) -> None:
 
 def test_every_option_of_segment_is_on_its_page() -> None:
     options = [name for name in inspect.signature(COMMANDS["segment"]).parameters if name != "image"]
-    missing = [name for name in options if f"--{name}" not in _page("cli.md")]
+    missing = [name for name in options if f"--{name.replace('_', '-')}" not in _page("cli.md")]
     assert missing == []
 
 
