@@ -32,17 +32,18 @@ class FineConfig:
     early_width
         Channels of the early image feature of HQ-SAM; None without image features (HQ-SAM 2).
     channels
-        Channels of the bundled models' map at the frame's full resolution; 0 in the released models.
+        Channels that the bundled models' map has for each pixel of the frame; 0 in the released models.
     hidden
         Channels inside their network of points.
-    band
-        Pixels whose logits are smaller than this are decided anew.
+    band, most_points
+        Pixels whose logits are smaller than this are decided anew, of each mask about this many at most.
     """
 
     early_width: int | None = None
     channels: int = 0
     hidden: int = 32
     band: float = 6.0
+    most_points: int = 8192
 
     @property
     def only_reads(self) -> bool:
@@ -105,8 +106,8 @@ class FineContext:
         The fine token.
     cells : (B, hw, 16, C / 8)
         What the base's masks are products of, the 4 x 4 pixels of a cell together (see `mask_decoder.nested`).
-    details : (B or 1, K, H, W)
-        The image's map, at the frame's resolution.
+    details : (B or 1, 4 K, H / 2, W / 2)
+        The image's map, of the 2 x 2 pixels K channels each.
     """
 
     token: Tensor
@@ -135,11 +136,9 @@ class PointFineHead(nn.Module):
         hidden, inputs = config.hidden, config.channels + width // 8 + 1
         self.hf_token = nn.Embedding(1, width)
         self.details = nn.Sequential(
-            nn.Conv2d(12 + width // 8, 32, kernel_size=3, padding=1),
+            nn.Conv2d(12 + width // 8, 24, kernel_size=3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(32, 32, kernel_size=3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 4 * config.channels, kernel_size=1),
+            nn.Conv2d(24, 4 * config.channels, kernel_size=1),
         )
         self.meant = Mlp((2 * width, width, 2 * hidden + 1))
         self.first = nn.Linear(inputs, hidden)
@@ -149,9 +148,12 @@ class PointFineHead(nn.Module):
         _silence(self.score.layers[-1], 0)
 
     def of_image(self, pixels: Tensor, finest: Tensor) -> Tensor:
-        """Return the (B, K, H, W) map of (B, 3, H, W) pixels and (B, C / 8, H / 2, W / 2) features."""
-        details = self.details(torch.cat((F.pixel_unshuffle(pixels, 2), finest), dim=1))
-        return F.pixel_shuffle(details, 2).contiguous(memory_format=torch.channels_last)
+        """Return the (B, 4 K, H / 2, W / 2) map of (B, 3, H, W) pixels and (B, C / 8, H / 2, W / 2) features.
+
+        Its channels are K each of the 2 x 2 pixels.
+        """
+        details: Tensor = self.details(torch.cat((F.pixel_unshuffle(pixels, 2), finest), dim=1))
+        return details
 
     def scores(self, token: Tensor, mask_tokens: Tensor, *, ious: Tensor) -> Tensor:
         """Return corrected (B, M) predicted IoUs, from (B, C) fine tokens and (B, M, C) mask tokens."""
@@ -170,12 +172,10 @@ class PointFineHead(nn.Module):
         """Return chosen masks with full-resolution logits as `fine`; `logits` stay the base's, for the next round."""
         context = output.context
         assert context is not None
-        size = context.details.shape[2:]
-        wide = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)  # (B, M, H, W)
-        unsure = (wide.abs() < self.config.band).flatten(2)
-        flat = wide.flatten(2)
+        wide = F.interpolate(output.logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+        flat = wide.flatten(2)  # (B, M, HW)
         for b, m in torch.cartesian_prod(*(torch.arange(n) for n in wide.shape[:2])).tolist():
-            places = unsure[b, m].nonzero()[:, 0]
+            places = _unsure(flat[b, m], band=self.config.band, most=self.config.most_points)
             values = flat[b, m, places]
             inputs = point_inputs(context.row(b), places[None, None], values[None, None])
             change = self.at(inputs, context.token[b : b + 1], output.tokens[b : b + 1, m : m + 1])
@@ -183,19 +183,41 @@ class PointFineHead(nn.Module):
         return replace(output, fine=flat.view_as(wide), context=None)
 
 
+def _unsure(logits: Tensor, *, band: float, most: int) -> Tensor:
+    """Return where (HW,) logits lie within a band around zero, made narrower until it holds about `most` of them."""
+    size = logits.abs()
+    places = (size < band).nonzero()[:, 0]
+    if len(places) <= most:
+        return places
+    sample = size[places[:: max(1, len(places) // 4096)]]
+    narrow = sample.kthvalue(max(1, len(sample) * most // len(places))).values
+    return (size < narrow).nonzero()[:, 0]
+
+
 def point_inputs(context: FineContext, places: Tensor, logits: Tensor) -> Tensor:
     """Return the (B, M, P, K + C / 8 + 1) inputs of `PointFineHead.at`, at flat (B, M, P) places in the frame."""
-    batch, channels, _, width = context.details.shape
-    rows, cols = places // width, places % width
+    batch, channels, _, half = context.details.shape
+    rows, cols = places // (2 * half), places % (2 * half)
     y, x = rows // 2, cols // 2  # pixels of the coarse logits
     inner = ((y // 2 % 2) * 2 + x // 2 % 2) * 4 + (y % 2) * 2 + x % 2
-    cell = (((y // 4) * (width // 8) + x // 4) * 16 + inner).flatten(1)  # (B, M * P)
-    behind = context.cells.flatten(1, 2)  # (B, 16hw, C / 8)
-    behind = behind.gather(1, cell[..., None].expand(-1, -1, behind.shape[2])).unflatten(1, places.shape[1:])
-    flat = context.details.permute(0, 2, 3, 1).reshape(batch, -1, channels)
-    here = flat.gather(1, places.flatten(1)[..., None].expand(-1, -1, channels))
-    here = here.unflatten(1, places.shape[1:]).to(behind.dtype)  # (B, M, P, K)
-    return torch.cat((here, behind, logits[..., None].to(behind.dtype) / LOGIT_SCALE), dim=3)
+    cell = ((y // 4) * (half // 4) + x // 4) * 16 + inner  # (B, M, P)
+    fine = (y * half + x) * 4 + (rows % 2) * 2 + cols % 2
+    details = context.details.permute(0, 2, 3, 1).reshape(batch, -1, channels // 4)  # (B, HW, K)
+    return torch.cat(
+        (
+            _taken(details, fine, dtype=logits.dtype),
+            _taken(context.cells.flatten(1, 2), cell, dtype=logits.dtype),
+            logits[..., None] / LOGIT_SCALE,
+        ),
+        dim=3,
+    )
+
+
+def _taken(rows: Tensor, index: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Return (B, M, P, C), the rows of (B, N, C) at (B, M, P) indices."""
+    channels = rows.shape[2]
+    picked = rows.gather(1, index.flatten(1)[..., None].expand(-1, -1, channels))
+    return picked.unflatten(1, index.shape[1:]).to(dtype)
 
 
 @torch.no_grad()

@@ -192,7 +192,7 @@ SAM2: dict[str, Sam2Config] = {
         _NANO,
         name="sam2-hq-nano",
         version="nano-hq",
-        decoder=replace(NANO_DECODER, fine=FineConfig(channels=12)),
+        decoder=replace(NANO_DECODER, fine=FineConfig(channels=8)),
     ),
 }
 

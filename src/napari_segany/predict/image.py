@@ -12,6 +12,7 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -313,11 +314,16 @@ def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
 
 def _without_islands(output: MaskOutput) -> MaskOutput:
     """Return an answer whose masks lost their stray islands."""
-    fine = output.fine
-    if fine is not None:
-        fine = torch.where(kept_parts(fine), fine, fine.clamp(max=-1.0))
-    kept = kept_parts(output.logits)
-    return replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)), fine=fine)
+    if output.fine is None:
+        kept = kept_parts(output.logits)
+        return replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)))
+    kept = kept_parts(F.max_pool2d(output.fine, 2))
+    wide = kept.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return replace(
+        output,
+        logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)),
+        fine=torch.where(wide, output.fine, output.fine.clamp(max=-1.0)),
+    )
 
 
 def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> MaskPrediction:
