@@ -21,10 +21,12 @@ from napari_segany.models.build import CONFIGS
 from napari_segany.models.sam2 import SAM2, build_sam2
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
-from napari_segany.train import dataset, loop
+from napari_segany.train import dataset, loop, trainable
 from napari_segany.train.dataset import CropPlan, CropStream
-from napari_segany.train.loop import BEST, CHECKPOINT, LowPrecision, Trainable, Trainer, batch_loss
+from napari_segany.train.loop import BEST, CHECKPOINT, Trainer
 from napari_segany.train.recipes import Recipe, Stage
+from napari_segany.train.rounds import batch_loss
+from napari_segany.train.trainable import LowPrecision, Trainable
 
 PLAN = CropPlan(side=64, objects=2, frames=(128, 128))
 STAGE = Stage(2, PLAN, batch=2, rate=1e-3, last_rate=1e-4, rounds=2, scene_share=0.0)
@@ -296,7 +298,7 @@ def test_a_frozen_base_stays_and_its_fine_parts_learn(
     base = build_sam2(RECIPE.name).state_dict()
     path = tmp_path / "base.safetensors"
     save_file(base, path)
-    monkeypatch.setattr(loop, "find_weights", lambda spec: path)
+    monkeypatch.setattr(trainable, "find_weights", lambda spec: path)
     recipe = replace(
         RECIPE, name="test-hq-nano", base="sam2-nano", stages=(replace(STAGE, dense_weight=0.0),)
     )

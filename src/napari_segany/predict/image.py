@@ -12,7 +12,6 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -314,16 +313,20 @@ def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
 
 def _without_islands(output: MaskOutput) -> MaskOutput:
     """Return an answer whose masks lost their stray islands."""
-    if output.fine is None:
-        kept = kept_parts(output.logits)
-        return replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)))
-    kept = kept_parts(F.max_pool2d(output.fine, 2))
-    wide = kept.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    return replace(
-        output,
-        logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)),
-        fine=torch.where(wide, output.fine, output.fine.clamp(max=-1.0)),
-    )
+    fine = output.fine
+    kept = kept_parts(output.logits if fine is None else _halved(fine))
+    if bool(kept.all()):
+        return output
+    if fine is not None:
+        wide = kept.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        fine = torch.where(wide, fine, fine.clamp(max=-1.0))
+    return replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)), fine=fine)
+
+
+def _halved(logits: Tensor) -> Tensor:
+    """Return the largest of each 2 x 2 pixels of (B, M, H, W) logits."""
+    rows = torch.maximum(logits[:, :, ::2], logits[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> MaskPrediction:

@@ -30,6 +30,9 @@ def masks_of(logits: Tensor, *, cells: tuple[float, float], shape: tuple[int, in
     array
         (M, H, W) bool.
     """
+    if tuple(cells) == shape == tuple(logits.shape[1:]):
+        whole: NDArray[np.bool_] = (logits > 0).cpu().numpy()
+        return whole
     masks = np.zeros((len(logits), *shape), dtype=bool)
     inside = logits > 0
     along = [inside.any(dim=2).cpu().numpy(), inside.any(dim=1).cpu().numpy()]  # (M, h), (M, w)

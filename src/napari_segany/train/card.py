@@ -44,6 +44,29 @@ SAM2_NANO = CardText(
 )
 
 
+SAM2_HQ_NANO = CardText(
+    title="sam2-hq-nano",
+    summary=(
+        "`sam2-nano`, frozen, with parts for fine boundaries: a token that reads along, a map of details, and a small "
+        "network that decides anew, at the frame's full resolution, on the pixels that the base is unsure of (after "
+        "HQ-SAM and PointRend). It also corrects the predicted IoUs, and with them which of the three masks comes "
+        "first. Switched off (`fine=False`), it answers as `sam2-nano` does."
+    ),
+    data=(
+        "Procedural scenes (`segany scenes`), those with thin structures (`--kinds thin`) more often than others, and "
+        "the training part of the same 549 images as `sam2-nano`."
+    ),
+    hardware="two CPU cores with bfloat16 instructions, shared with other work",
+    limits=(
+        "What the base does not see at all (its logits far below zero) stays missing.",
+        "A thin object that the base cuts into pieces is widened and joined only where the base is unsure.",
+        "The limits of `sam2-nano` apply.",
+    ),
+)
+
+CARDS = {text.title: text for text in (SAM2_NANO, SAM2_HQ_NANO)}
+
+
 def write_card(
     path: Path, *, weights: Path, text: CardText, evaluations: dict[str, dict[str, object]]
 ) -> None:

@@ -13,30 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from napari_segany.core.errors import DataError
-from napari_segany.models.fine import PointFineHead, point_inputs
-from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.promptable import ImageFeatures
-from napari_segany.models.registry import spec_of
-from napari_segany.models.sam2 import Sam2, build_sam2
-from napari_segany.models.weights import find_weights, read_weights
-from napari_segany.predict.preprocess import normalise
+from napari_segany.models.sam2 import build_sam2
 
 from .dataset import Annotated, CropStream
-from .losses import (
-    IOU_WEIGHT,
-    POINTS,
-    dense_loss,
-    point_loss,
-    prompt_loss,
-    true_iou,
-    unsure_places,
-)
 from .recipes import Recipe, Stage
-from .simulate import CELL, PromptMix, corrected, first_prompts
+from .rounds import batch_loss
+from .trainable import LowPrecision, Trainable, take_over
 
 _logger = logging.getLogger(__name__)
 
@@ -54,65 +39,6 @@ class StepReport:
     rate: float
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-class Trainable(nn.Module):
-    """A model and its training-only head, callable in parts so that one set of cast weights serves a whole graph."""
-
-    def __init__(self, model: Sam2) -> None:
-        super().__init__()
-        self.model = model
-        self.dense_head = nn.Conv2d(model.config.width // 8, 2, kernel_size=1)
-
-    def forward(self, task: str, *inputs: object) -> object:
-        """Run one task: "encode" pixels, "decode" prompts, make "dense" maps, or correct the logits of "points"."""
-        if task == "encode":
-            return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
-        if task == "dense":
-            return self.dense_head(*inputs)
-        if task == "points":
-            fine = self.model.decoder.fine
-            assert isinstance(fine, PointFineHead)
-            return fine.at(*inputs)  # type: ignore[arg-type]  # as above
-        features, xy, labels, masks, origin = inputs
-        return self.model.decode_all(
-            features,  # type: ignore[arg-type]  # as above
-            xy,  # type: ignore[arg-type]  # as above
-            labels,  # type: ignore[arg-type]  # as above
-            masks=masks,  # type: ignore[arg-type]  # as above
-            origin=origin,  # type: ignore[arg-type]  # as above
-            with_fine=self.model.config.has_fine,
-        )
-
-
-class LowPrecision:
-    """A model's calls with weights cast once per step; gradients reach the float32 originals.
-
-    Casting the small weights instead of the large activations is what autocast does not do: measured on two cores with
-    AMX, a step takes 0.75 of its float32 time this way and 1.0 under autocast.
-    """
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        self.module = module
-        self.dtype = dtype
-        self.kept = {
-            f"{name}.{key}"
-            for name, part in module.named_modules()
-            if isinstance(part, nn.BatchNorm2d)
-            for key, _ in part.named_parameters()
-        }
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Cast the weights again, after the optimiser moved them."""
-        self.weights = {
-            name: p if name in self.kept or self.dtype == torch.float32 else p.to(self.dtype)
-            for name, p in self.module.named_parameters()
-        }
-
-    def __call__(self, task: str, *inputs: object) -> object:
-        """Run a task of the module with the cast weights."""
-        return functional_call(self.module, self.weights, (task, *inputs))
 
 
 class Trainer:
@@ -138,7 +64,7 @@ class Trainer:
         self.device = torch.device(device)
         self.module = Trainable(build_sam2(recipe.name)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
         if recipe.base is not None:
-            _take_over(self.module, recipe.base)
+            take_over(self.module, recipe.base)
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             _groups(self.module, recipe.weight_decay), lr=1e-4, betas=(0.9, 0.98)
@@ -322,122 +248,6 @@ def _forget_after(step: int, history: Path) -> None:
     partial = history.with_name(history.name + ".partial")
     partial.write_text("".join(kept))
     partial.replace(history)
-
-
-def _take_over(module: Trainable, base: str) -> None:
-    """Give a model the weights of its base, and freeze all but the fine parts."""
-    own = module.model.state_dict()
-    weights = read_weights(find_weights(spec_of(base)))
-    module.model.load_state_dict(own | weights)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad = ".fine." in name
-
-
-def batch_loss(
-    low: LowPrecision, batch: list[Tensor], stage: Stage, *, rng: np.random.Generator, is_fine: bool = False
-) -> Tensor:
-    """Return the mean loss of a batch over all prompt rounds.
-
-    Parameters
-    ----------
-    batch
-        pixels (B, 3, S, S) in 0..1; masks (B, K, S, S) bool; dense (B, 2, S, S).
-    is_fine
-        Whether the fine parts are trained on a frozen base.
-    """
-    pixels, masks, dense = batch
-    count = masks.shape[1]
-    pixels = normalise(pixels).to(low.dtype, memory_format=torch.channels_last)
-    features: ImageFeatures = low("encode", pixels)  # type: ignore[assignment]  # tasks share one signature
-    full = masks.float().flatten(0, 1)[:, None]  # (N, 1, S, S)
-    total = _rounds(low, _repeat(features, count), full, stage, rng=rng, is_fine=is_fine)
-    if stage.dense_weight > 0:
-        maps: Tensor = low("dense", features.fine[0])  # type: ignore[assignment]  # as above
-        total = total + stage.dense_weight * dense_loss(maps.float(), nn.functional.avg_pool2d(dense, CELL))
-    return total
-
-
-def _rounds(
-    low: LowPrecision,
-    features: ImageFeatures,
-    full: Tensor,
-    stage: Stage,
-    *,
-    rng: np.random.Generator,
-    is_fine: bool,
-) -> Tensor:
-    """Return the loss of the first prompt on all objects and of the corrective clicks on some of them."""
-    truth = nn.functional.avg_pool2d(full, CELL)  # (N, 1, S/2, S/2)
-    binary = (truth[:, 0] > 0.5).cpu().numpy()
-    binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
-    prompts = first_prompts(binary, rng, mix=PromptMix()).to(truth.device)
-    rounds, origin = int(rng.integers(min(2, stage.rounds), stage.rounds + 1)), _origin(stage, rng)
-    total, weight, whole = truth.new_zeros(()), 0.0, len(truth)
-    for index in range(rounds):
-        output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # tasks share one signature
-        logits, ious = output.logits.float(), output.ious.float()
-        share = len(truth) / whole
-        if is_fine:
-            loss = _fine_round(low, output, full, rng=rng)
-        else:
-            loss = prompt_loss(logits, ious, truth, is_ambiguous=prompts.is_ambiguous)
-        total = total + share * loss
-        weight += share
-        if index + 1 == rounds:
-            break
-        if index == 0:
-            kept = np.sort(rng.permutation(whole)[: max(1, round(stage.late_share * whole))])
-            binary, on = binary[kept], torch.from_numpy(kept).to(truth.device)
-            prompts, features, truth, full = prompts.rows(on), features.of(on), truth[on], full[on]
-            logits, ious = logits[on], ious[on]
-        prompts = corrected(prompts, binary, logits=_shown(logits, ious, prompts.is_ambiguous), rng=rng)
-    return total / weight
-
-
-def _fine_round(low: LowPrecision, output: MaskOutput, full: Tensor, *, rng: np.random.Generator) -> Tensor:
-    """Return the loss of a round's fine parts: corrections at points, and predicted IoUs.
-
-    Of each answer two masks learn: mask 0, and that of masks 1 to 3 whose base is nearest to the truth.
-    """
-    base, context = output.logits.float(), output.context
-    assert context is not None
-    found = true_iou(base, nn.functional.avg_pool2d(full, CELL))  # (N, 4)
-    best = found[:, 1:].argmax(dim=1, keepdim=True) + 1
-    chosen = torch.cat((torch.zeros_like(best), best), dim=1)  # (N, 2)
-    rows = torch.arange(len(best), device=best.device)[:, None]
-    wide = nn.functional.interpolate(base[rows, chosen], size=full.shape[2:], mode="bilinear")  # (N, 2, S, S)
-    places = unsure_places(wide, POINTS, rng=rng)  # (N, 2, P)
-    values = wide.flatten(2).gather(2, places)
-    truth = full.flatten(2).expand(-1, 2, -1).gather(2, places)
-    inputs = point_inputs(context, places, values)
-    change: Tensor = low("points", inputs.to(low.dtype), context.token, output.tokens[rows, chosen])  # type: ignore[assignment]  # as above
-    return (
-        point_loss(values + change.float(), truth, base=values, share=found[rows, chosen])
-        + IOU_WEIGHT * (output.ious.float() - found).abs().mean()
-    )
-
-
-def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
-    """Return where a crop lies in a whole frame, (x, y): position codes must be known everywhere in it."""
-    room = max(stage.plan.frames[1] - stage.plan.side, 0)
-    x, y = rng.uniform(0, room, size=2)
-    return float(x), float(y)
-
-
-def _shown(logits: Tensor, ious: Tensor, is_ambiguous: Tensor) -> Tensor:
-    """Return the (N, 1, h, w) logits that a person would be shown: the best by score, or the single mask."""
-    best = ious[:, 1:].argmax(dim=1) + 1
-    chosen = torch.where(is_ambiguous, best, torch.zeros_like(best))
-    return logits[torch.arange(len(logits), device=logits.device), chosen][:, None].detach()
-
-
-def _repeat(features: ImageFeatures, count: int) -> ImageFeatures:
-    """Return the features with each image's row repeated `count` times, without a gather."""
-
-    def spread(x: Tensor) -> Tensor:
-        return x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-
-    return ImageFeatures(spread(features.embedding), tuple(spread(level) for level in features.fine))
 
 
 def _groups(module: nn.Module, decay: float) -> list[dict[str, object]]:
