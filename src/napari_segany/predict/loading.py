@@ -18,7 +18,7 @@ from napari_segany.models.registry import list_models, spec_of
 from napari_segany.models.unetr import UnetrDecoder, unetr_config_of
 from napari_segany.models.weights import identify, load_strictly, read_weights, split_decoder
 
-from .engines import check_engine, encoder_for
+from .engines import check_engine, use_engine
 from .precision import Placement, place
 
 
@@ -125,11 +125,8 @@ def assemble(
         load_strictly(finder, decoder, where=f"the instance decoder of {where}")
         _freeze(finder).to(placement.encoder_dtype)
         finder.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
-    if engine != "torch":  # from the weights as they are, before they are rounded to the encoder's format
-        parts = _freeze(network)
-        parts.image_encoder = encoder_for(
-            engine, parts.image_encoder, card=card, config=config, placement=placement
-        )
+    _freeze(network)
+    use_engine(engine, network, card=card, placement=placement)
     return Model(card, _prepare(network, placement), placement, finder)
 
 
