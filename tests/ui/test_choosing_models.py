@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from desks import open_desk
@@ -15,7 +16,7 @@ from napari_segany.models.registry import list_models
 from napari_segany.ui import model_box
 from napari_segany.ui.fine_box import FineBox
 from napari_segany.ui.model_box import ModelBox, group_of
-from napari_segany.ui.settings import read_settings
+from napari_segany.ui.settings import remember_fine
 
 MICRO = "microsam_vit_b_lm"
 
@@ -138,9 +139,22 @@ class TestFineBox:
         assert box.isEnabled() and not box.isChecked() and "sam2-hq-nano" in box.toolTip()
 
 
+def test_the_wish_is_a_setting_of_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    import napari.settings
+
+    kept = SimpleNamespace(inference=SimpleNamespace(fine=True))
+    monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: kept)
+    remember_fine(False)
+    assert kept.inference.fine is False
+
+
 @pytest.mark.canvas
 class TestInTheDock:
-    def test_fine_boundaries_are_switched_and_remembered(self, desk, shelf: Shelf) -> None:
+    def test_fine_boundaries_are_switched_and_remembered(
+        self, desk, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wishes: list[bool] = []
+        monkeypatch.setattr("napari_segany.ui.annotate.remember_fine", wishes.append)
         choose(desk, "sam_hq_vit_tiny")
         running, box, work = desk.start(), desk.widget.choices.fine, desk.widget.work
         assert box.isEnabled() and box.isChecked()
@@ -153,7 +167,7 @@ class TestInTheDock:
         desk.settle()
         assert running.session.fine is False and not running.session.preview(()).has_fine
         assert work._larger.isEnabled() and len(shelf.made["sam_hq_vit_tiny"].embedded) == 1
-        assert read_settings().fine is False or desk.widget._is_fine is False
+        assert wishes == [False]
         choose(desk, "mobile_sam")
         desk.settle()
         assert not box.isEnabled() and "sam_hq_vit_tiny" in box.toolTip()

@@ -11,13 +11,16 @@ from napari_segany.models.registry import ModelSpec
 from .model_box import is_here
 from .working import button
 
+_COLOUR = "#d9a441"
+
 
 class LicenceBar(QFrame):
     """A note with Continue and Cancel; asks once for each model, and only before a download."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self.setObjectName("licence")
+        self.setStyleSheet(f"#licence {{ border: 1px solid {_COLOUR}; border-radius: 3px; }}")
         self._agreed: set[str] = set()
         self._spec: ModelSpec | None = None
         self._then: tuple[Callable[[], None], Callable[[], None]] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]  # names that qtpy makes
-from qtpy.QtGui import QKeyEvent, QStandardItemModel
+from qtpy.QtGui import QKeyEvent, QStandardItemModel, QWheelEvent
 from qtpy.QtWidgets import QComboBox, QCompleter, QFileDialog, QLineEdit, QSizePolicy, QWidget
 
 from napari_segany.models.download import local_decoder, local_weights
@@ -108,6 +108,10 @@ class ModelBox(QComboBox):
             self._own.append(name)
         self._fill()
         self._show_chosen()
+
+    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802  # Qt's name
+        """Leave the wheel to what scrolls: a model is not changed in passing."""
+        event.ignore()
 
     # ------------------------------------------------------------------ inside
 
