@@ -43,6 +43,7 @@ class AutomaticTask:
     settings: Mapping[str, float] = field(default_factory=dict)
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "torch"
     window: Window | None = None
     channel: int | None = None
     plane: Mapping[str, int] = field(default_factory=dict)
@@ -78,13 +79,14 @@ def run(task: AutomaticTask) -> list[int]:
     planes = Planes(opened, channel=task.channel, fixed=task.window)
     indices = list(plane_indices(opened.shape, opened.axes, at=task.plane))
     planes.read(indices[0])  # so that an unreadable image is known before a model is loaded
-    model = load_model(task.model, device=task.device, precision=task.precision)
+    model = load_model(task.model, device=task.device, precision=task.precision, engine=task.engine)
     segmenter = AutomaticSegmenter(model, settings=task.settings_for(model.card.name))
     note = {
         "model": model.card.name,
         "weights_sha256": model.card.weights_sha256,
         "distances": asdict(segmenter.settings),
         "precision": model.placement.title,
+        "engine": task.engine,
         "versions": {"napari-segany": __version__},
     }
     with _sink(task, opened) as sink:

@@ -148,6 +148,11 @@ def _torch() -> Iterator[Finding]:
     yield Finding("device", "ok", placement.title)
     speed = "has fast bfloat16 (AMX or AVX512-BF16)" if cpu_has_bfloat16() else "no fast bfloat16: float32"
     yield Finding("cpu", "ok", speed)
+    if find_spec("openvino") is not None:
+        yield Finding("openvino", "ok", f"{_version('openvino')}, for --engine openvino")
+    else:
+        what = "not installed: images are encoded by PyTorch, the rest works"
+        yield Finding("openvino", "optional", what, 'pip install "napari-segany[openvino]"')
 
 
 def _weights() -> Iterator[Finding]:

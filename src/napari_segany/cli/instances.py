@@ -34,6 +34,9 @@ def instances(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="torch, openvino (CPU) or compile: what encodes images.")
+    ] = "torch",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels made by this tool.")] = False,
 ) -> None:
     """Find every object of an image without prompts, and write them as labels."""
@@ -48,6 +51,7 @@ def instances(
         settings={name: value for name, value in given.items() if value is not None},
         device=device,
         precision=precision,
+        engine=engine,
         window=parse_window(window) if window is not None else None,
         channel=channel,
         plane=parse_plane(plane) if plane is not None else {},

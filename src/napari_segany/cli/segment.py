@@ -43,6 +43,9 @@ def segment(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="torch, openvino (CPU) or compile: what encodes images.")
+    ] = "torch",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels made by this tool.")] = False,
 ) -> None:
     """Segment one object per prompt and write an OME-Zarr label image."""
@@ -58,6 +61,7 @@ def segment(
         model=model,
         device=device,
         precision=precision,
+        engine=engine,
         window=parse_window(window) if window is not None else None,
         channel=channel,
         plane=parse_plane(plane) if plane is not None else None,

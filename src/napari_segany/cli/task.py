@@ -43,6 +43,7 @@ class Task:
     model: str = "sam2-nano"
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "torch"
     window: Window | None = None
     channel: int | None = None
     plane: Mapping[str, int] | None = None
@@ -245,7 +246,8 @@ def _predictor(task: Task) -> ImagePredictorLike:
     from napari_segany.predict.image import ImagePredictor
     from napari_segany.predict.loading import load_model
 
-    return ImagePredictor(load_model(task.model, device=task.device, precision=task.precision))
+    model = load_model(task.model, device=task.device, precision=task.precision, engine=task.engine)
+    return ImagePredictor(model)
 
 
 def _objects_in(text: str, task: Task, opened: OpenedImage, *, is_box: bool) -> list[SavedObject]:
