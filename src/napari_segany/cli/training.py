@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_segany.train.metrics import Evaluation
 
 _INTERRUPTED = 130  # what shells call a process that Ctrl+C ended
-_MEASURES = ("objects", "click1", "click3", "click5", "box", "best_of_3", "boundary_iou")
+_MEASURES = ("objects", "click1", "click3", "click5", "box", "best_of_3", "boundary_iou", "box_boundary_iou")
 
 
 def scenes(
@@ -144,9 +144,9 @@ def _table(result: Evaluation) -> str:
     for group in ("by_size", "by_modality"):
         rows += whole[group].items()  # type: ignore[attr-defined]  # a table of such rows
     width = max(len(name) for name, _ in rows)
-    lines = [" " * width + "".join(f"{measure:>14}" for measure in _MEASURES)]
+    lines = [" " * width + "".join(f"{measure:>17}" for measure in _MEASURES)]
     for name, values in rows:
-        lines.append(name.ljust(width) + "".join(f"{_shown(values[m]):>14}" for m in _MEASURES))
+        lines.append(name.ljust(width) + "".join(f"{_shown(values[m]):>17}" for m in _MEASURES))
     return "\n".join(lines)
 
 

@@ -126,8 +126,8 @@ class PointFineHead(nn.Module):
 
     After PointRend (Kirillov et al. 2020): a small network sees, at one pixel, the base's logit, the features behind it
     and a map of details that is made once an image. Which object is meant comes from the mask's token and from a fine
-    token, which attends to all without being attended to. It also corrects the predicted IoUs. Both corrections start
-    at zero: an untrained head answers as its base does.
+    token, which attends to all without being attended to. Corrections start at zero: an untrained head answers as its
+    base does.
     """
 
     def __init__(self, width: int, config: FineConfig) -> None:
@@ -143,9 +143,7 @@ class PointFineHead(nn.Module):
         self.meant = Mlp((2 * width, width, 2 * hidden + 1))
         self.first = nn.Linear(inputs, hidden)
         self.second = nn.Linear(hidden, hidden)
-        self.score = Mlp((2 * width, width // 2, 1))
         _silence(self.meant.layers[-1], hidden)
-        _silence(self.score.layers[-1], 0)
 
     def of_image(self, pixels: Tensor, finest: Tensor) -> Tensor:
         """Return the (B, 4 K, H / 2, W / 2) map of (B, 3, H, W) pixels and (B, C / 8, H / 2, W / 2) features.
@@ -154,11 +152,6 @@ class PointFineHead(nn.Module):
         """
         details: Tensor = self.details(torch.cat((F.pixel_unshuffle(pixels, 2), finest), dim=1))
         return details
-
-    def scores(self, token: Tensor, mask_tokens: Tensor, *, ious: Tensor) -> Tensor:
-        """Return corrected (B, M) predicted IoUs, from (B, C) fine tokens and (B, M, C) mask tokens."""
-        change = self.score(_both(token, mask_tokens))[..., 0]
-        return torch.sigmoid(torch.logit(ious, eps=1e-4) + change)
 
     def at(self, inputs: Tensor, token: Tensor, mask_tokens: Tensor) -> Tensor:
         """Return the (B, M, P) corrections of logits, from (B, M, P, K + C / 8 + 1) inputs at P pixels of each mask."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fine import FineConfig, FineContext, PointFineHead, dot, fine_head
+from .fine import FineConfig, FineContext, dot, fine_head
 from .layers import Attention, LayerNorm2d, Mlp
 
 MASK_TOKENS = 4
@@ -264,9 +264,7 @@ class MaskDecoder(nn.Module):
         if self.readers:
             cells = nested(upscaled, 2) if torch.is_grad_enabled() else upscaled
             context = FineContext(tokens[:, -1], cells, fine[2])
-            assert isinstance(self.fine, PointFineHead)
-            ious = self.fine.scores(context.token, mask_tokens, ious=output.ious)
-            return replace(output, ious=ious, context=context)
+            return replace(output, context=context)
         maps = fine[2:] if first else fine
         whole = upscaled if torch.is_grad_enabled() else flat(upscaled, 2, size=size)
         answer = self.fine(tokens[:, first + 1 + MASK_TOKENS], upscaled=whole, maps=maps)

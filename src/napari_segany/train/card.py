@@ -8,7 +8,7 @@ from pathlib import Path
 
 from napari_segany.models.weights import read_metadata, read_weights, sha256_of
 
-_MEASURES = ("click1", "click3", "click5", "box", "best_of_3", "boundary_iou")
+_MEASURES = ("click1", "click3", "click5", "box", "best_of_3", "boundary_iou", "box_boundary_iou")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ SAM2_HQ_NANO = CardText(
     summary=(
         "`sam2-nano`, frozen, with parts for fine boundaries: a token that reads along, a map of details, and a small "
         "network that decides anew, at the frame's full resolution, on the pixels that the base is unsure of (after "
-        "HQ-SAM and PointRend). It also corrects the predicted IoUs, and with them which of the three masks comes "
-        "first. Switched off (`fine=False`), it answers as `sam2-nano` does."
+        "HQ-SAM and PointRend). Which of the three masks comes first stays the base's choice. Switched off "
+        "(`fine=False`), it answers as `sam2-nano` does."
     ),
     data=(
         "Procedural scenes (`segany scenes`), those with thin structures (`--kinds thin`) more often than others, and "
@@ -91,7 +91,7 @@ def write_card(
 _PROTOCOL = (
     "Mean IoU over objects. `clickN`: after N clicks, the first on the object's deepest point, each further one on the",
     "deepest point of the larger error; `box`: its exact box; `best_of_3`: the best of the first click's three masks;",
-    "`boundary_iou`: rims two pixels wide after one click.",
+    "`boundary_iou`: rims two pixels wide after one click; `box_boundary_iou`: with the box.",
 )
 
 

@@ -2,8 +2,8 @@
 
 Protocol: the first click is the deepest point of the object and the answer shown is the one with the best score; every
 further click is the deepest point of the larger error, together with all earlier clicks and the logits of the last
-answer, one mask asked for. Boxes are exact. Boundary IoU (Cheng et al. 2021) is that of the one-click masks, over the
-pixels within `BOUNDARY` of each outline.
+answer, one mask asked for. Boxes are exact. Boundary IoU (Cheng et al. 2021) is that of the one-click masks,
+and of those from boxes, over the pixels within `BOUNDARY` of each outline.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class ObjectResult:
     box: float
     best_of_3: float
     boundary: float
+    box_boundary: float
     predicted: float
 
 
@@ -89,6 +90,7 @@ def _summary(objects: Iterable[ObjectResult]) -> dict[str, float]:
         "box": mean(o.box for o in objects),
         "best_of_3": mean(o.best_of_3 for o in objects),
         "boundary_iou": mean(o.boundary for o in objects),
+        "box_boundary_iou": mean(o.box_boundary for o in objects),
         "score_error": mean(abs(o.predicted - o.clicks[0]) for o in objects),
     }
 
@@ -180,6 +182,7 @@ def _evaluate_image(
                 box=_iou(boxed[index].best, truth),
                 best_of_3=max(_iou(m, truth) for m in first[index].masks),
                 boundary=boundary_iou(first[index].best, truth),
+                box_boundary=boundary_iou(boxed[index].best, truth),
                 predicted=float(first[index].scores[0]),
             )
 

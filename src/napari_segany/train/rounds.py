@@ -12,7 +12,6 @@ from napari_segany.models.promptable import ImageFeatures
 from napari_segany.predict.preprocess import normalise
 
 from .losses import (
-    IOU_WEIGHT,
     POINTS,
     dense_loss,
     point_loss,
@@ -87,7 +86,7 @@ def _rounds(
 
 
 def _fine_round(low: LowPrecision, output: MaskOutput, full: Tensor, *, rng: np.random.Generator) -> Tensor:
-    """Return the loss of a round's fine parts: corrections at points, and predicted IoUs.
+    """Return the loss of a round's fine parts.
 
     Of each answer two masks learn: mask 0, and that of masks 1 to 3 whose base is nearest to the truth.
     """
@@ -103,10 +102,7 @@ def _fine_round(low: LowPrecision, output: MaskOutput, full: Tensor, *, rng: np.
     truth = full.flatten(2).expand(-1, 2, -1).gather(2, places)
     inputs = point_inputs(context, places, values)
     change: Tensor = low("points", inputs.to(low.dtype), context.token, output.tokens[rows, chosen])  # type: ignore[assignment]  # as above
-    return (
-        point_loss(values + change.float(), truth, base=values, share=found[rows, chosen])
-        + IOU_WEIGHT * (output.ious.float() - found).abs().mean()
-    )
+    return point_loss(values + change.float(), truth, base=values, share=found[rows, chosen])
 
 
 def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
