@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import platform
 import re
 import statistics
@@ -15,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,11 +27,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from napari_segany.core.types import ModelCard
 from napari_segany.models.build import build_model
+from napari_segany.models.cache import CACHE_VARIABLE
 from napari_segany.models.promptable import ImageFeatures, Promptable
 from napari_segany.models.sam import released_key
 from napari_segany.models.vit import VIT, VitEncoder
 from napari_segany.models.weights import load_strictly, read_weights
+from napari_segany.predict.engines import use_engine
 from napari_segany.predict.precision import place
 
 SIDE = 1024
@@ -85,6 +91,25 @@ def ours(weights: dict[str, Tensor], *, precision: str) -> Encode:
     return encode
 
 
+def ours_by(engine: str, weights: dict[str, Tensor], *, precision: str) -> Encode:
+    """Return our encoder as `load_model(engine=..., precision=...)` runs it."""
+    with torch.device("meta"):
+        network = build_model("sam_vit_b")
+    encoder = network.image_encoder
+    encoder.load_state_dict(weights, assign=True)
+    encoder.eval().requires_grad_(requires_grad=False)
+    placement = place("cpu", precision)
+    digest = hashlib.sha256(next(iter(weights.values())).numpy().tobytes()).hexdigest()
+    use_engine(engine, network, card=ModelCard("sam_vit_b", digest), placement=placement)
+    encode = network.image_encoder.to(placement.encoder_dtype, memory_format=torch.channels_last)
+
+    def encode_image(pixels: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return encode(pixels.to(placement.encoder_dtype))[0].float()
+
+    return encode_image
+
+
 def theirs(weights: dict[str, Tensor], *, dtype: torch.dtype) -> Encode:
     """Return transformers' encoder with its default attention."""
     from transformers import SamVisionConfig
@@ -108,6 +133,9 @@ CONTESTANTS: dict[str, Callable[[dict[str, Tensor]], Encode]] = {
     BASELINE: lambda weights: theirs(weights, dtype=torch.float32),
     "transformers, bfloat16": lambda weights: theirs(weights, dtype=torch.bfloat16),
 }
+if find_spec("openvino") is not None:
+    CONTESTANTS["ours, openvino"] = lambda weights: ours_by("openvino", weights, precision="auto")
+    CONTESTANTS["ours, openvino, float32"] = lambda weights: ours_by("openvino", weights, precision="float32")
 
 
 def random_weights() -> dict[str, Tensor]:
@@ -203,6 +231,7 @@ def own_peak_mib() -> float:
 def report(arguments: argparse.Namespace) -> dict[str, Any]:  # JSON
     """Measure everything and return what there is to say."""
     with TemporaryDirectory() as scratch:
+        os.environ[CACHE_VARIABLE] = scratch  # what an engine keeps
         path = arguments.weights
         if path is None:
             path = Path(scratch) / "random.safetensors"
