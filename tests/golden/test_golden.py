@@ -34,8 +34,8 @@ def test_single_masks_are_chosen_by_the_same_rule(name: str) -> None:
     case = read_case(CASES / name)
     with torch.inference_mode():
         ours = sam2_image.outputs(case)
-    for name, expected in case.description["token0_stable"].items():
-        assert (ours[f"{name}/stability_of_token0"] >= 0.98).flatten().tolist() == expected, name
+    for run, expected in case.description["token0_stable"].items():
+        assert (ours[f"{run}/stability_of_token0"] >= 0.98).flatten().tolist() == expected, run
 
 
 def test_a_disturbed_weight_is_caught(tiny: Case) -> None:
