@@ -40,7 +40,7 @@ BASELINE = "transformers, float32"
 CLICK = (500.0, 480.0)  # row, col
 BOXES = 64
 CLICKS = 5
-"""Clicks of one contestant in a row."""
+"""Clicks of one contestant in a row; their median counts."""
 
 Masks = NDArray[np.bool_]
 

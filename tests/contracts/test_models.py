@@ -106,6 +106,25 @@ def test_one_image_serves_many_prompts_as_copies_of_it_do(small: Small) -> None:
     _assert_alike(shared, copied)
 
 
+@torch.inference_mode()
+def test_a_look_taken_at_the_image_before_changes_no_answer(small: Small) -> None:
+    model, plain = small.model, small.features()
+    prepared = model.prepared(plain)
+    assert (prepared.look is None) == (small.config.click_sigma is not None)
+    for masks in (None, small.mask_prompt()):
+        for prompts in (XY, torch.cat((XY, XY + 3, XY.flip(1)))):
+            labels = LABELS.expand(len(prompts), -1)
+            earlier = None if masks is None else masks.expand(len(prompts), -1, -1, -1)
+            ready, afresh = (
+                model.decode_all(one, prompts, labels, masks=earlier, with_fine=small.config.has_fine)
+                for one in (prepared, plain)
+            )
+            _assert_alike(ready, afresh)
+    moved = (16.0, 32.0)  # a part of a larger frame has other position codes
+    ready, afresh = (model.decode_all(one, XY, LABELS, origin=moved) for one in (prepared, plain))
+    _assert_alike(ready, afresh)
+
+
 @torch.inference_mode(mode=False)
 def test_inference_takes_shorter_ways_to_the_same_numbers(small: Small) -> None:
     def answer() -> MaskOutput:

@@ -137,22 +137,45 @@ class Attention(nn.Module):
         values = mixed @ _by_head(self.v_proj.weight, self.heads).transpose(1, 2)  # (B, heads, N, d)
         return self.out_proj(self.merge(values) + self.v_proj.bias)
 
+    def read_ready(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return `read` of (1, heads, L, d) keys and values that were projected and split before."""
+        return self.out_proj(self.merge(attend(self.split(self.q_proj(q)), keys, values)))
+
     def write(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return x + `forward` of many (B or 1, L, C) queries and few (B, N, C) keys and values, likewise.
 
         Keys are taken back through the query projection, values forth through the output's.
         """
-        batch, count, _ = k.shape
-        scale = (self.q_proj.out_features // self.heads) ** -0.5
-        keys, values = self.split(self.k_proj(k)) * scale, self.split(self.v_proj(v))  # (B, heads, N, d)
-        rows = (keys @ _by_head(self.q_proj.weight, self.heads)).flatten(1, 2)  # (B, heads * N, C)
-        bias = (keys @ self.q_proj.bias.view(self.heads, -1, 1)).reshape(batch, -1, 1)  # (B, heads * N, 1)
-        out = _by_head(self.out_proj.weight.T, self.heads)  # (heads, d, C)
-        mixed = (values @ out + self.out_proj.bias / self.heads).flatten(1, 2)  # (B, heads * N, C)
+        rows, bias = self._taken_back(k)
         if len(q) == 1:
-            scores = (rows.flatten(0, 1) @ q[0].T).unflatten(0, (batch, -1)) + bias
+            scores = (rows.flatten(0, 1) @ q[0].T).unflatten(0, (len(k), -1)) + bias
         else:
             scores = torch.baddbmm(bias, rows, q.transpose(1, 2))  # (B, heads * N, L)
+        return self._written(x, scores, v)
+
+    def write_ready(self, x: Tensor, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return `write` of (1, heads, L, d) queries that were projected and split before."""
+        keys = self.split(self.k_proj(k)) * (queries.shape[-1] ** -0.5)  # (B, heads, N, d)
+        batch, heads, count, channels = keys.shape
+        rows = keys.transpose(0, 1).reshape(heads, batch * count, channels)
+        scores = (rows @ queries[0].transpose(1, 2)).unflatten(1, (batch, count))  # (heads, B, N, L)
+        return self._written(x, scores.transpose(0, 1).flatten(1, 2), v)
+
+    def _taken_back(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, heads * N, C) rows and (B, heads * N, 1) numbers that make scores of unprojected queries."""
+        batch = len(k)
+        keys = (
+            self.split(self.k_proj(k)) * (self.q_proj.out_features // self.heads) ** -0.5
+        )  # (B, heads, N, d)
+        rows = (keys @ _by_head(self.q_proj.weight, self.heads)).flatten(1, 2)
+        return rows, (keys @ self.q_proj.bias.view(self.heads, -1, 1)).reshape(batch, -1, 1)
+
+    def _written(self, x: Tensor, scores: Tensor, v: Tensor) -> Tensor:
+        """Return (B or 1, L, C) x + the mixtures of (B, N, C) values by (B, heads * N, L) scores."""
+        batch, count, _ = v.shape
+        out = _by_head(self.out_proj.weight.T, self.heads)  # (heads, d, C)
+        values = self.split(self.v_proj(v))  # (B, heads, N, d)
+        mixed = (values @ out + self.out_proj.bias / self.heads).flatten(1, 2)  # (B, heads * N, C)
         shares = scores.unflatten(1, (self.heads, count)).softmax(dim=2).flatten(1, 2)
         return torch.baddbmm(x.expand(batch, -1, -1), shares.transpose(1, 2), mixed)
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fine import FineConfig, FineContext, dot, fine_head
-from .layers import Attention, LayerNorm2d, Mlp
+from .layers import LayerNorm2d, Mlp
+from .two_way import FirstLook, TwoWayTransformer
 
 MASK_TOKENS = 4
 """One mask for unambiguous prompts (index 0), three for ambiguous ones (1 to 3)."""
@@ -91,84 +92,6 @@ class MaskOutput:
         )
 
 
-class TwoWayBlock(nn.Module):
-    """Tokens attend to themselves, then to the image; then the image attends to the tokens. Post-norm."""
-
-    def __init__(self, width: int, config: DecoderConfig, *, is_first: bool) -> None:
-        super().__init__()
-        self.is_first = is_first
-        self.self_attn = Attention(width, config.heads)
-        self.norm1 = nn.LayerNorm(width)
-        self.cross_attn_token_to_image = Attention(width, config.heads, downsample=2)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp((width, config.mlp_width, width))
-        self.norm3 = nn.LayerNorm(width)
-        self.norm4 = nn.LayerNorm(width)
-        self.cross_attn_image_to_token = Attention(width, config.heads, downsample=2)
-
-    def forward(
-        self, tokens: Tensor, image: Tensor, *, token_code: Tensor, image_code: Tensor, readers: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Update (B, N, C) tokens and (B or 1, hw, C) image; codes are added to queries and keys, never to values.
-
-        The last `readers` tokens attend, but nothing attends to them. One image serves all B prompts until the first
-        block has written the prompts into it.
-        """
-
-        def seen(x: Tensor) -> Tensor:
-            """Leave the readers out; the gradient of what is left does not depend on them, and is not asked for."""
-            return x[:, :-readers].detach() if readers else x
-
-        if self.is_first:  # the tokens are their own code here: no code, no residual
-            tokens = self.self_attn(tokens, seen(tokens), seen(tokens))
-        else:
-            coded = tokens + token_code
-            tokens = tokens + self.self_attn(coded, seen(coded), seen(tokens))
-        tokens = self.norm1(tokens)
-        coded_image = image + image_code
-        tokens = self.norm2(
-            tokens + _look(self.cross_attn_token_to_image, tokens + token_code, coded_image, image)
-        )
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        keys, values = seen(tokens + token_code), seen(tokens)
-        attention = self.cross_attn_image_to_token
-        if attention.is_absorbable(keys.shape[1]):
-            return tokens, self.norm4(attention.write(image, coded_image, keys, values))
-        return tokens, self.norm4(image + attention(coded_image, keys, values))
-
-
-def _look(attention: Attention, tokens: Tensor, coded_image: Tensor, image: Tensor) -> Tensor:
-    """Attend from (B, N, C) tokens to a (B or 1, L, C) image, the cheaper way."""
-    if attention.is_absorbable(tokens.shape[1]):
-        return attention.read(tokens, coded_image, image)
-    looked: Tensor = attention(tokens, coded_image, image)
-    return looked
-
-
-class TwoWayTransformer(nn.Module):
-    """A stack of two-way blocks and one last look of the tokens at the image."""
-
-    def __init__(self, width: int, config: DecoderConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(width, config, is_first=i == 0) for i in range(config.depth))
-        self.final_attn_token_to_image = Attention(width, config.heads, downsample=2)
-        self.norm_final_attn = nn.LayerNorm(width)
-
-    def forward(
-        self, image: Tensor, tokens: Tensor, *, image_code: Tensor, readers: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Turn (B or 1, C, h, w) image, (B, N, C) tokens into (B, N, C) tokens, (B, hw, C) image."""
-        image = image.flatten(2).transpose(1, 2)  # (B, hw, C)
-        image_code = image_code.flatten(2).transpose(1, 2)  # (1, hw, C)
-        token_code = tokens
-        for layer in self.layers:
-            tokens, image = layer(
-                tokens, image, token_code=token_code, image_code=image_code, readers=readers
-            )
-        look = _look(self.final_attn_token_to_image, tokens + token_code, image + image_code, image)
-        return self.norm_final_attn(tokens + look), image
-
-
 class MaskDecoder(nn.Module):
     """(B, C, h, w) image features and prompt embeddings to masks at four times their resolution.
 
@@ -188,7 +111,9 @@ class MaskDecoder(nn.Module):
         self.config = config
         self.projects_fine_maps = projects_fine_maps
         is_second = config.generation == 2
-        self.transformer = TwoWayTransformer(width, config)
+        self.transformer = TwoWayTransformer(
+            width, depth=config.depth, heads=config.heads, mlp_width=config.mlp_width
+        )
         self.iou_token = nn.Embedding(1, width)
         self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
         if is_second:
@@ -224,6 +149,7 @@ class MaskDecoder(nn.Module):
         image_code: Tensor,
         with_fine: bool = False,
         kept: slice = slice(None),
+        look: FirstLook | None = None,
     ) -> MaskOutput:
         """Return the masks of each of B prompts, before any choice among them.
 
@@ -239,8 +165,12 @@ class MaskDecoder(nn.Module):
             Let the fine head answer too.
         kept
             Which of the four masks to draw.
+        look
+            What `transformer.first_look` made of this image with this `dense`, if at hand.
         """
-        tokens, encoded = self._attend(image + dense, sparse, image_code=image_code, with_fine=with_fine)
+        tokens, encoded = self._attend(
+            image + dense, sparse, image_code=image_code, with_fine=with_fine, look=look
+        )
         first = self.config.generation - 1  # behind the object token
         mask_tokens = tokens[:, first + 1 : first + 1 + MASK_TOKENS][:, kept]  # (B, M, C)
         heads = list(self.output_hypernetworks_mlps)[kept]
@@ -280,20 +210,26 @@ class MaskDecoder(nn.Module):
         return int(self.config.fine is not None and self.config.fine.only_reads)
 
     def _attend(
-        self, source: Tensor, sparse: Tensor, *, image_code: Tensor, with_fine: bool
+        self,
+        source: Tensor,
+        sparse: Tensor,
+        *,
+        image_code: Tensor,
+        with_fine: bool,
+        look: FirstLook | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the (B, N', C) tokens and the (B, C, h, w) image, channels last, behind the transformer."""
+        """Return the (B, N', C) tokens but the prompts' and the (B, C, h, w) image, channels last, once they met."""
         own = [self.obj_score_token.weight] if self.config.generation == 2 else []
         own += [self.iou_token.weight, self.mask_tokens.weight]
         readers = self.readers if with_fine else 0
         if with_fine and not readers:
             own.append(self.fine.hf_token.weight)
-        batch = len(sparse)
+        batch, count = len(sparse), sum(len(token) for token in own)
         parts = [torch.cat(own).expand(batch, -1, -1), sparse]
         if readers:
             parts.append(self.fine.hf_token.weight.expand(batch, -1, -1))
         tokens, encoded = self.transformer(
-            source, torch.cat(parts, dim=1), image_code=image_code, readers=readers
+            source, torch.cat(parts, dim=1), own=count, image_code=image_code, readers=readers, look=look
         )
         return tokens, encoded.unflatten(1, source.shape[2:]).permute(0, 3, 1, 2)
 

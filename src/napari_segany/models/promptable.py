@@ -6,13 +6,14 @@ prompts get a padding token, and under which names its parts were released.
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from .mask_decoder import DecoderConfig, FineUse, MaskDecoder, MaskOutput
 from .prompt_encoder import PADDING, PromptEncoder, PromptGrid
+from .two_way import FirstLook
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,13 @@ class ImageFeatures:
     embedding : (B, C, h, w)
     fine : (B, C / 8, 4h, 4w), (B, C / 4, 2h, 2w), ...
         SAM 2's high-resolution maps; then the fine head's map of the image, where the model has one.
+    look
+        The decoder's first look at one image without an earlier mask, where it was taken (`Promptable.prepared`).
     """
 
     embedding: Tensor
     fine: tuple[Tensor, ...] = ()
+    look: FirstLook | None = None
 
     def of(self, index: Tensor) -> ImageFeatures:
         """Return the features of images `index` (N,), one row for each prompt."""
@@ -69,12 +73,15 @@ class ImageFeatures:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> ImageFeatures:
         """Return the features on a device, in a number format."""
-        return ImageFeatures(self.embedding.to(device, dtype), tuple(x.to(device, dtype) for x in self.fine))
+        fine = tuple(x.to(device, dtype) for x in self.fine)
+        look = None if self.look is None else self.look.to(device, dtype)
+        return ImageFeatures(self.embedding.to(device, dtype), fine, look)
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(tensor.nbytes for tensor in (self.embedding, *self.fine))
+        look = 0 if self.look is None else self.look.nbytes
+        return look + sum(tensor.nbytes for tensor in (self.embedding, *self.fine))
 
 
 class Promptable(nn.Module):
@@ -99,6 +106,18 @@ class Promptable(nn.Module):
     def encoder_parts(self) -> list[nn.Module]:
         """Return the modules that images alone pass through; they may run in another number format than prompts."""
         raise NotImplementedError
+
+    def prepared(self, features: ImageFeatures) -> ImageFeatures:
+        """Return the features of one image with what every prompt without an earlier mask would work out anew.
+
+        Models that draw prompts as maps have nothing of the kind.
+        """
+        if self.config.click_sigma is not None:
+            return features
+        size = (features.embedding.shape[2], features.embedding.shape[3])
+        source = features.embedding + self.prompts.no_mask_embed.weight[..., None, None]
+        look = self.decoder.transformer.first_look(source, self.prompts.dense_code(size))
+        return replace(features, look=look)
 
     def needs_padding(self, labels: Tensor) -> bool:
         """Return whether a padding token goes behind the prompts with these (B, N) labels."""
@@ -146,6 +165,7 @@ class Promptable(nn.Module):
             image_code=self.prompts.dense_code(size, origin=origin),
             with_fine=with_fine,
             kept=kept,
+            look=features.look if masks is None and origin == (0.0, 0.0) else None,
         )
         return output
 

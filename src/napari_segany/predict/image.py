@@ -92,7 +92,8 @@ class ImagePredictor:
         pixels = to_frame(rgb, resize, side=side)
         try:
             pixels = pixels.to(placement.device, placement.encoder_dtype, memory_format=torch.channels_last)
-            return self.model.network.encode(pixels).to(placement.device, torch.float32)
+            features = self.model.network.encode(pixels).to(placement.device, torch.float32)
+            return self.model.network.prepared(features)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -105,9 +106,11 @@ class ImagePredictor:
         """Return features as named arrays, floats in half precision, and what else belongs to them, as JSON."""
         return pack(self._own(features))
 
+    @torch.inference_mode()
     def unpack(self, arrays: dict[str, AnyArray], description: dict[str, object]) -> Features:
         """Return what `pack` took apart; an ImageError if it does not fit."""
-        return unpack(arrays, description, model=self.card, device=self.model.placement.device)
+        features = unpack(arrays, description, model=self.card, device=self.model.placement.device)
+        return replace(features, tensors=self.model.network.prepared(features.tensors))
 
     def predict(
         self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True, fine: bool | None = None
@@ -378,5 +381,6 @@ def _levels(masks: NDArray[np.bool_]) -> NDArray[np.int_]:
     if len(masks) == 1:
         return np.array([LEVEL_OF_ONE])
     levels = np.empty(len(masks), dtype=int)
-    levels[np.argsort(masks.sum((1, 2)), kind="stable")] = LEVELS_OF_THREE
+    areas = [np.count_nonzero(mask) for mask in masks]  # many times faster than a sum of bools
+    levels[np.argsort(areas, kind="stable")] = LEVELS_OF_THREE
     return levels

@@ -44,8 +44,8 @@ def masks_of(logits: Tensor, *, cells: tuple[float, float], shape: tuple[int, in
         )
         if rows is not None and cols is not None:
             sample = _from_origin if _prefers_origin(rows, cols) else _by_products
-            part = sample(logits[index], rows, cols, steps) > 0
-            masks[index, rows.pixels, cols.pixels] = part.cpu().numpy()
+            part = sample(logits[index], rows, cols, steps)
+            np.greater(part.cpu().numpy(), 0, out=masks[index, rows.pixels, cols.pixels])
     return masks
 
 
