@@ -54,7 +54,7 @@ def _small_trunk(trunk: Trunk) -> Trunk:
 def _small_fine(fine: FineConfig | None, trunk: Trunk) -> FineConfig | None:
     """Return a fine head's configuration, small, for a small image encoder."""
     if fine is None or fine.early_width is None:
-        return fine and replace(fine, hidden=8)
+        return fine and replace(fine, hidden=8 if fine.has_outlines else 0)
     assert isinstance(trunk, VitConfig | TinyVitConfig)
     return replace(fine, early_width=trunk.width if isinstance(trunk, VitConfig) else trunk.early_width)
 

@@ -202,6 +202,7 @@ def test_every_parameter_of_the_image_path_learns(small: Small) -> None:
     loss = torch.zeros(())
     for masks in (None, small.mask_prompt()):
         answer = model.decode_all(features, XY, LABELS, masks=masks, with_fine=small.config.has_fine)
+        answer = model.decoder.finish(answer)
         for part in (answer.logits, answer.ious, answer.object_scores, answer.fine):
             if part is not None:
                 loss = loss + (part * torch.randn(part.shape, generator=generator)).mean()
@@ -222,6 +223,7 @@ def test_a_trunk_without_a_fixed_frame_takes_other_sizes(name: str, size: tuple[
     model = build_model(shrunken(CONFIGS[name])).eval()
     features = model.encode(torch.zeros(1, 3, *size))
     answer = model.decode(features, XY, LABELS, fine="added" if model.config.has_fine else "off")
+    answer = model.decoder.finish(answer)
     stride = model.config.stride
     assert answer.logits.shape == (1, 3, 4 * size[0] // stride, 4 * size[1] // stride)
     if model.config.has_fine:

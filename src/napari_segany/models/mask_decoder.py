@@ -13,15 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fine import FineConfig, FineContext, dot, fine_head
+from .fine import FineConfig, FineHead, dot, fine_head
 from .layers import LayerNorm2d, Mlp
+from .outline import OutlineContext, OutlineHead
 from .two_way import FirstLook, TwoWayTransformer
 
 MASK_TOKENS = 4
 """One mask for unambiguous prompts (index 0), three for ambiguous ones (1 to 3)."""
 
 FineUse = Literal["off", "added", "only"]
-"""What becomes of the fine boundaries: left out, added to the base's masks, or shown alone."""
+"""What becomes of the fine boundaries: left out, added to the base's masks, or shown alone.
+
+The bundled models' are corrections of the base's masks: they are never alone.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class MaskOutput:
     object_scores: Tensor | None
     tokens: Tensor
     fine: Tensor | None = None
-    context: FineContext | None = None
+    context: OutlineContext | None = None
 
     def row(self, index: int) -> MaskOutput:
         """Return the answers to one prompt, still as a batch of one."""
@@ -191,10 +195,9 @@ class MaskDecoder(nn.Module):
         )
         if not with_fine:
             return output
-        if self.readers:
+        if isinstance(self.fine, OutlineHead):
             cells = nested(upscaled, 2) if torch.is_grad_enabled() else upscaled
-            context = FineContext(tokens[:, -1], cells, fine[2])
-            return replace(output, context=context)
+            return replace(output, context=OutlineContext(cells, fine[2]))
         maps = fine[2:] if first else fine
         whole = upscaled if torch.is_grad_enabled() else flat(upscaled, 2, size=size)
         answer = self.fine(tokens[:, first + 1 + MASK_TOKENS], upscaled=whole, maps=maps)
@@ -203,11 +206,6 @@ class MaskDecoder(nn.Module):
     def needed(self, *, multimask: bool) -> slice:
         """Return which of the four masks `select` may show: SAM's single mask is the first, whatever the others are."""
         return slice(1) if self.config.generation == 1 and not multimask else slice(None)
-
-    @property
-    def readers(self) -> int:
-        """How many tokens, behind all others, attend without being attended to."""
-        return int(self.config.fine is not None and self.config.fine.only_reads)
 
     def _attend(
         self,
@@ -221,16 +219,11 @@ class MaskDecoder(nn.Module):
         """Return the (B, N', C) tokens but the prompts' and the (B, C, h, w) image, channels last, once they met."""
         own = [self.obj_score_token.weight] if self.config.generation == 2 else []
         own += [self.iou_token.weight, self.mask_tokens.weight]
-        readers = self.readers if with_fine else 0
-        if with_fine and not readers:
+        if with_fine and isinstance(self.fine, FineHead):
             own.append(self.fine.hf_token.weight)
         batch, count = len(sparse), sum(len(token) for token in own)
-        parts = [torch.cat(own).expand(batch, -1, -1), sparse]
-        if readers:
-            parts.append(self.fine.hf_token.weight.expand(batch, -1, -1))
-        tokens, encoded = self.transformer(
-            source, torch.cat(parts, dim=1), own=count, image_code=image_code, readers=readers, look=look
-        )
+        both = torch.cat((torch.cat(own).expand(batch, -1, -1), sparse), dim=1)
+        tokens, encoded = self.transformer(source, both, own=count, image_code=image_code, look=look)
         return tokens, encoded.unflatten(1, source.shape[2:]).permute(0, 3, 1, 2)
 
     def _upscale(self, encoded: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
@@ -271,13 +264,19 @@ class MaskDecoder(nn.Module):
             chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
         if not multimask:
             chosen = output.masks(slice(1)) if self.config.generation == 1 else self._stable(output)
-        if fine == "off" or chosen.fine is None:  # or the bundled models', which `finish` finishes
+        if fine == "off" or not isinstance(self.fine, FineHead):  # what else there is, `finish` finishes
             return chosen
         return self.fine.finished(chosen, alone=fine == "only")
 
-    def finish(self, output: MaskOutput) -> MaskOutput:
-        """Return chosen masks with their fine boundaries, where that was left for when they are shown."""
-        return output if output.context is None else self.fine.finished(output, alone=False)
+    def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
+        """Return chosen masks with their outlines decided anew, where that was left for when they are shown.
+
+        `within` (B, M, h, w) says where anything may be changed.
+        """
+        if output.context is None:
+            return output
+        assert isinstance(self.fine, OutlineHead)
+        return self.fine.finished(output, within=within)
 
     def _stable(self, output: MaskOutput) -> MaskOutput:
         """Return mask 0 of each prompt while it is stable, else the best of 1 to 3; the token stays that of mask 0."""

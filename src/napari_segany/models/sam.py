@@ -53,6 +53,7 @@ class Sam(Promptable):
         """Return the features of (B, 3, S, S) normalised pixels."""
         embedding, early = self.image_encoder(pixels)
         if self.config.has_fine:
+            assert isinstance(self.mask_decoder.fine, FineHead)
             return ImageFeatures(embedding, (self.mask_decoder.fine.of_image(embedding, early),))
         return ImageFeatures(embedding)
 

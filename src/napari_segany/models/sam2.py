@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fine import FineConfig, PointFineHead
+from .fine import FineConfig
 from .hiera import HIERA, Hiera, HieraConfig
 from .layers import Mlp, sine_position_code
 from .mask_decoder import DecoderConfig, MaskDecoder
@@ -125,16 +125,7 @@ class Sam2(Promptable):
         """Return the modules that images alone pass through; they may run in another number format than prompts."""
         decoder = self.sam_mask_decoder
         parts: list[nn.Module] = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
-        if self._has_details:
-            assert isinstance(decoder.fine, PointFineHead)
-            parts.append(decoder.fine.details)
         return [self.image_encoder, *parts]
-
-    @property
-    def _has_details(self) -> bool:
-        """Whether the fine head makes a map of the image itself."""
-        fine = self.config.decoder.fine
-        return fine is not None and fine.channels > 0
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Return the features of (B, 3, H, W) normalised pixels, as prompts on single images see them."""
@@ -145,8 +136,9 @@ class Sam2(Promptable):
         """Return the features of (B, 3, H, W) normalised pixels before any memory, or the lack of one, is added."""
         if isinstance(self.config.trunk, NanoConfig):  # the encoder itself may be replaced (predict.engines)
             embedding, fine = self.image_encoder(pixels)
-            if self._has_details:
-                fine = (*fine, self.sam_mask_decoder.fine.of_image(pixels, fine[0]))
+            if self.config.has_fine:
+                pairs = F.pixel_unshuffle(pixels, 2).contiguous(memory_format=torch.channels_last)
+                fine = (*fine, pairs)
             return ImageFeatures(embedding, fine)
         stride4, stride8, stride16 = self.image_encoder(pixels)
         decoder = self.sam_mask_decoder
@@ -192,7 +184,7 @@ SAM2: dict[str, Sam2Config] = {
         _NANO,
         name="sam2-hq-nano",
         version="nano-hq",
-        decoder=replace(NANO_DECODER, fine=FineConfig(channels=8)),
+        decoder=replace(NANO_DECODER, fine=FineConfig(hidden=64)),
     ),
 }
 

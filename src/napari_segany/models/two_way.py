@@ -66,24 +66,18 @@ class TwoWayBlock(nn.Module):
         *,
         token_code: Tensor,
         image_code: Tensor,
-        readers: int = 0,
         look: FirstLook | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Update (B, N, C) tokens and (B or 1, hw, C) image; codes are added to queries and keys, never to values.
 
-        The last `readers` tokens attend, but nothing attends to them. One image serves all B prompts until the first
-        block has written the prompts into it; its `first_look`, if at hand, saves the first block half of the work.
+        One image serves all B prompts until the first block has written the prompts into it; its `first_look`, if at
+        hand, saves the first block half of the work.
         """
-
-        def seen(x: Tensor) -> Tensor:
-            """Leave the readers out; the gradient of what is left does not depend on them, and is not asked for."""
-            return x[:, :-readers].detach() if readers else x
-
         if self.is_first:  # the tokens are their own code here: no code, no residual
-            tokens = self.self_attn(tokens, seen(tokens), seen(tokens))
+            tokens = self.self_attn(tokens, tokens, tokens)
         else:
             coded = tokens + token_code
-            tokens = tokens + self.self_attn(coded, seen(coded), seen(tokens))
+            tokens = tokens + self.self_attn(coded, coded, tokens)
         tokens = self.norm1(tokens)
         coded_image = image + image_code if look is None else image
         looking, coded_tokens = self.cross_attn_token_to_image, tokens + token_code
@@ -92,7 +86,7 @@ class TwoWayBlock(nn.Module):
         else:
             tokens = self.norm2(tokens + looking.read_ready(coded_tokens, look.keys, look.values))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        keys, values = seen(tokens + token_code), seen(tokens)
+        keys, values = tokens + token_code, tokens
         attention = self.cross_attn_image_to_token
         if look is not None:
             return tokens, self.norm4(attention.write_ready(image, look.queries, keys, values))
@@ -133,24 +127,19 @@ class TwoWayTransformer(nn.Module):
         *,
         own: int,
         image_code: Tensor,
-        readers: int = 0,
         look: FirstLook | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Turn (B or 1, C, h, w) image, (B, N, C) tokens into (B, own + readers, C) tokens, (B, hw, C) image.
+        """Turn (B or 1, C, h, w) image, (B, N, C) tokens into (B, own, C) tokens, (B, hw, C) image.
 
-        Of the tokens, the first `own` and the last `readers` are answers; those of the prompts between need no last
-        look. `look` is the first block's look at this very image.
+        Of the tokens, the first `own` are answers; those of the prompts behind them need no last look. `look` is the
+        first block's at this very image.
         """
         image = image.flatten(2).transpose(1, 2)  # (B, hw, C)
         image_code = image_code.flatten(2).transpose(1, 2)  # (1, hw, C)
         token_code = tokens
         for layer in self.layers:
-            tokens, image = layer(
-                tokens, image, token_code=token_code, image_code=image_code, readers=readers, look=look
-            )
+            tokens, image = layer(tokens, image, token_code=token_code, image_code=image_code, look=look)
             look = None
-        tokens, token_code = (
-            torch.cat((x[:, :own], x[:, x.shape[1] - readers :]), dim=1) for x in (tokens, token_code)
-        )
+        tokens, token_code = tokens[:, :own], token_code[:, :own]
         last = _look(self.final_attn_token_to_image, tokens + token_code, image + image_code, image)
         return self.norm_final_attn(tokens + last), image

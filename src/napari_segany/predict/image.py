@@ -166,9 +166,14 @@ class ImagePredictor:
         return [predictions[index] for index in range(len(prompts))]
 
     def _finish(self, output: MaskOutput) -> MaskOutput:
-        """Return an answer with fine boundaries, where those were left for last, and without stray islands."""
-        output = self.model.network.decoder.finish(output)
-        return _without_islands(output) if self.model.config.is_local else output
+        """Return an answer without stray islands and with fine boundaries, where those were left for last."""
+        decoder = self.model.network.decoder
+        if not self.model.config.is_local:
+            return decoder.finish(output)
+        kept = kept_parts(output.logits)
+        if not bool(kept.all()):
+            output = replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)))
+        return decoder.finish(output, within=kept)
 
     def _fine_use(self, fine: bool | None) -> FineUse:
         """Return what becomes of the fine boundaries."""
@@ -312,24 +317,6 @@ def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
             step=(view.resize.source[0] / size[0], view.resize.source[1] / size[1]),
         )[0]
     return Encoded(edges * zoom - 0.5, prompt.labels, mask)
-
-
-def _without_islands(output: MaskOutput) -> MaskOutput:
-    """Return an answer whose masks lost their stray islands."""
-    fine = output.fine
-    kept = kept_parts(output.logits if fine is None else _halved(fine))
-    if bool(kept.all()):
-        return output
-    if fine is not None:
-        wide = kept.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        fine = torch.where(wide, fine, fine.clamp(max=-1.0))
-    return replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)), fine=fine)
-
-
-def _halved(logits: Tensor) -> Tensor:
-    """Return the largest of each 2 x 2 pixels of (B, M, H, W) logits."""
-    rows = torch.maximum(logits[:, :, ::2], logits[:, :, 1::2])
-    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> MaskPrediction:

@@ -14,9 +14,10 @@ from napari_segany.models.fine import FineConfig
 
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
 UNAMBIGUOUS_SHARE = 0.2
-POINTS = 640
-"""Points of one mask that a fine head learns from in one round."""
+PLACES = 320
+"""Places of one mask that a fine head learns from in one round."""
 BAND = FineConfig().band
+LEAST_IOU = 0.5
 
 
 def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
@@ -78,26 +79,30 @@ def prompt_loss(logits: Tensor, ious: Tensor, truth: Tensor, *, is_ambiguous: Te
 
 
 def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Tensor:
-    """Return (..., count) flat places of (..., H, W) logits near zero, others each time (PointRend, 3.1)."""
+    """Return (..., count) flat places of (..., H, W) logits, those near zero likelier, others each time."""
     size = logits.abs().flatten(-2)
-    jitter = torch.from_numpy(rng.uniform(0.5, 1.5, size=size.shape[-1:]).astype(np.float32)).to(size.device)
-    return (size * jitter).topk(min(count, size.shape[-1]), dim=-1, largest=False).indices
+    jitter = torch.from_numpy(np.exp(rng.uniform(-1.5, 1.5, size=size.shape[-1:])).astype(np.float32))
+    return (size * jitter.to(size.device)).topk(min(count, size.shape[-1]), dim=-1, largest=False).indices
 
 
-def point_loss(logits: Tensor, truth: Tensor, *, base: Tensor, share: Tensor) -> Tensor:
-    """Return the cross-entropy of fine logits at points.
+def outline_loss(logits: Tensor, truth: Tensor, *, base: Tensor, ious: Tensor) -> Tensor:
+    """Return the cross-entropy of corrected logits.
 
-    Places that the base is sure of are left out, and each mask counts by the IoU that its base has: an outline cannot
-    be refined where something else was found.
+    Places that the base is sure of are left out. Each mask counts by the IoU that its base has, those under
+    `LEAST_IOU` hardly at all: an outline cannot be refined where something else was found.
 
     Parameters
     ----------
-    logits, truth, base : (N, M, P)
-        Truth is 0 or 1, base the frozen model's logits.
-    share : (N, M)
+    logits, truth : (N, M, P, 4)
+        Of the pixels below P places; truth is 0 or 1.
+    base : (N, M, P)
+        The frozen model's logits at those places.
+    ious : (N, M)
+        Of the frozen model's masks.
     """
-    cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    weight = (base.abs() < BAND) * share.clamp(min=0.05)[..., None]
+    cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(-1)
+    share = torch.where(ious >= LEAST_IOU, ious, 0.02 * ious + 1e-3)
+    weight = (base.abs() < BAND) * share[..., None]
     return (cross * weight).sum() / weight.sum().clamp(min=1e-6)
 
 

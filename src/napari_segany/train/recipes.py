@@ -82,7 +82,7 @@ SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
         Stage(
-            1800,
+            2400,
             CropPlan(side=192, objects=4),
             batch=6,
             rate=2e-3,

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_segany.models.fine import point_inputs
 from napari_segany.models.mask_decoder import MaskOutput
+from napari_segany.models.outline import outline_inputs, pixels_below
 from napari_segany.models.promptable import ImageFeatures
 from napari_segany.predict.preprocess import normalise
 
 from .losses import (
-    POINTS,
+    PLACES,
     dense_loss,
-    point_loss,
+    outline_loss,
     prompt_loss,
     true_iou,
     unsure_places,
@@ -39,7 +39,8 @@ def batch_loss(
     pixels, masks, dense = batch
     count = masks.shape[1]
     pixels = normalise(pixels).to(low.dtype, memory_format=torch.channels_last)
-    features: ImageFeatures = low("encode", pixels)  # type: ignore[assignment]  # tasks share one signature
+    with torch.set_grad_enabled(not is_fine):
+        features: ImageFeatures = low("encode", pixels)  # type: ignore[assignment]  # tasks share one signature
     full = masks.float().flatten(0, 1)[:, None]  # (N, 1, S, S)
     total = _rounds(low, _repeat(features, count), full, stage, rng=rng, is_fine=is_fine)
     if stage.dense_weight > 0:
@@ -65,7 +66,8 @@ def _rounds(
     rounds, origin = int(rng.integers(min(2, stage.rounds), stage.rounds + 1)), _origin(stage, rng)
     total, weight, whole = truth.new_zeros(()), 0.0, len(truth)
     for index in range(rounds):
-        output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # tasks share one signature
+        with torch.set_grad_enabled(not is_fine):
+            output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # as above
         logits, ious = output.logits.float(), output.ious.float()
         share = len(truth) / whole
         if is_fine:
@@ -86,23 +88,20 @@ def _rounds(
 
 
 def _fine_round(low: LowPrecision, output: MaskOutput, full: Tensor, *, rng: np.random.Generator) -> Tensor:
-    """Return the loss of a round's fine parts.
-
-    Of each answer two masks learn: mask 0, and that of masks 1 to 3 whose base is nearest to the truth.
-    """
+    """Return the loss of the outlines of a round's masks, all four of each answer."""
     base, context = output.logits.float(), output.context
     assert context is not None
-    found = true_iou(base, nn.functional.avg_pool2d(full, CELL))  # (N, 4)
-    best = found[:, 1:].argmax(dim=1, keepdim=True) + 1
-    chosen = torch.cat((torch.zeros_like(best), best), dim=1)  # (N, 2)
-    rows = torch.arange(len(best), device=best.device)[:, None]
-    wide = nn.functional.interpolate(base[rows, chosen], size=full.shape[2:], mode="bilinear")  # (N, 2, S, S)
-    places = unsure_places(wide, POINTS, rng=rng)  # (N, 2, P)
-    values = wide.flatten(2).gather(2, places)
-    truth = full.flatten(2).expand(-1, 2, -1).gather(2, places)
-    inputs = point_inputs(context, places, values)
-    change: Tensor = low("points", inputs.to(low.dtype), context.token, output.tokens[rows, chosen])  # type: ignore[assignment]  # as above
-    return point_loss(values + change.float(), truth, base=values, share=found[rows, chosen])
+    ious = true_iou(base, nn.functional.avg_pool2d(full, CELL))  # (N, 4)
+    places = unsure_places(base, PLACES, rng=rng)  # (N, 4, P)
+    first = torch.arange(ious.numel(), device=places.device).view_as(ious) * base[0, 0].numel()
+    places = places + first[..., None]  # in all masks
+    inputs = outline_inputs(context, base, places)
+    change: Tensor = low("outline", inputs.to(low.dtype), output.tokens[:, :, None])  # type: ignore[assignment]  # as above
+    wide = nn.functional.interpolate(base, size=full.shape[2:], mode="bilinear").flatten()
+    truth = full.expand(-1, base.shape[1], -1, -1).reshape(-1)
+    below = pixels_below(places, base.shape)
+    logits = wide[below] + change.float()
+    return outline_loss(logits, truth[below], base=base.flatten()[places], ious=ious)
 
 
 def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from napari_segany.models.fine import PointFineHead
+from napari_segany.models.outline import OutlineHead
 from napari_segany.models.registry import spec_of
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.weights import find_weights, read_weights
@@ -21,15 +21,16 @@ class Trainable(nn.Module):
         self.dense_head = nn.Conv2d(model.config.width // 8, 2, kernel_size=1)
 
     def forward(self, task: str, *inputs: object) -> object:
-        """Run one task: "encode" pixels, "decode" prompts, make "dense" maps, or correct the logits of "points"."""
+        """Run one task: "encode" pixels, "decode" prompts, make "dense" maps, or "outline" masks anew."""
         if task == "encode":
             return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
         if task == "dense":
             return self.dense_head(*inputs)
-        if task == "points":
+        if task == "outline":
             fine = self.model.decoder.fine
-            assert isinstance(fine, PointFineHead)
-            return fine.at(*inputs)  # type: ignore[arg-type]  # as above
+            assert isinstance(fine, OutlineHead)
+            looked, tokens = inputs
+            return fine(looked, fine.told(tokens))  # type: ignore[arg-type]  # as above
         features, xy, labels, masks, origin = inputs
         return self.model.decode_all(
             features,  # type: ignore[arg-type]  # as above

@@ -1,0 +1,147 @@
+"""The bundled models' fine boundaries: outlines decided anew, at the frame's resolution, where the base is unsure.
+
+After PointRend (Kirillov et al. 2020): a small network looks at one pixel of the coarse logits at a time and corrects
+the 2 x 2 pixels of the frame below it. Nothing is made in advance of an image, and sure pixels cost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Mlp
+
+if TYPE_CHECKING:
+    from .fine import FineConfig
+    from .mask_decoder import MaskOutput
+
+LOGIT_SCALE = 4.0
+"""Logits are divided by this before the network sees them."""
+PIXELS = 12
+"""Channels of the frame with its 2 x 2 pixels beside each other."""
+AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
+_SAMPLE = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutlineContext:
+    """What `OutlineHead` looks at beside the logits of B answers.
+
+    Attributes
+    ----------
+    cells : (B, hw, 16, C / 8)
+        What the base's masks are products of, the 4 x 4 pixels of a cell together (see `mask_decoder.nested`).
+    pixels : (B or 1, 12, H / 2, W / 2)
+        The frame, its 2 x 2 pixels beside each other.
+    """
+
+    cells: Tensor
+    pixels: Tensor
+
+    def row(self, index: int) -> OutlineContext:
+        """Return the context of one answer."""
+        part = slice(index, index + 1)
+        return OutlineContext(self.cells[part], self.pixels if len(self.pixels) == 1 else self.pixels[part])
+
+
+class OutlineHead(nn.Module):
+    """Corrects logits around outlines: 36 pixels of the frame, 9 coarse logits and the features behind them go in.
+
+    Which object is meant comes from the mask's token. Corrections start at zero: an untrained head answers as its base
+    does.
+    """
+
+    def __init__(self, width: int, config: FineConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.hidden
+        self.meant = Mlp((width, width, 2 * hidden))
+        self.first = nn.Linear(len(AROUND) * (PIXELS + 1) + width // 8, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, 4)
+        for silent in (self.meant.layers[-1], self.last):
+            assert isinstance(silent, nn.Linear)
+            nn.init.zeros_(silent.weight)
+            nn.init.zeros_(silent.bias)
+
+    def told(self, tokens: Tensor) -> Tensor:
+        """Return what (..., C) mask tokens tell the network: (..., 2 * hidden)."""
+        told: Tensor = self.meant(tokens)
+        return told
+
+    def forward(self, inputs: Tensor, told: Tensor) -> Tensor:
+        """Return the (..., 4) corrections of the pixels below (..., I) inputs."""
+        bias, gain = told.chunk(2, dim=-1)
+        x = F.relu(self.first(inputs) + bias)
+        x = F.relu(self.second(x)) * (1 + gain)
+        corrections: Tensor = self.last(x)
+        return corrections
+
+    def finished(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
+        """Return chosen masks with the frame's logits as `fine`; `logits` stay the base's, for the next round.
+
+        Parameters
+        ----------
+        output
+            With (B, M, h, w) logits and their context.
+        within : (B, M, h, w) bool
+            What may be corrected.
+        """
+        context, config = output.context, self.config
+        assert context is not None
+        logits = output.logits.contiguous()
+        wide = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+        places = unsure(logits, band=config.band, most=config.most, within=within)  # (P,)
+        below = pixels_below(places, logits.shape)  # (P, 4)
+        told = self.told(output.tokens).flatten(0, 1)[places // (logits.shape[2] * logits.shape[3])]
+        change = self(outline_inputs(context, logits, places), told)
+        flat = wide.view(-1)
+        flat[below] += change
+        return replace(output, fine=wide, context=None)
+
+
+def unsure(logits: Tensor, *, band: float, most: int, within: Tensor | None = None) -> Tensor:
+    """Return the flat places of (B, M, h, w) logits within a band around zero, of each mask the nearest `most`."""
+    size = logits.abs().flatten(0, 1).flatten(1)  # (BM, hw)
+    near = size < band
+    if within is not None:
+        near &= within.flatten(0, 1).flatten(1)
+    for index in (near.sum(dim=1) > most).nonzero()[:, 0].tolist():
+        found = size[index][near[index]]
+        sample = found[:: max(1, len(found) // _SAMPLE)]
+        near[index] &= size[index] < sample.kthvalue(max(1, len(sample) * most // len(found))).values
+    return near.flatten().nonzero()[:, 0]
+
+
+def pixels_below(places: Tensor, shape: torch.Size) -> Tensor:
+    """Return (..., 4) flat places in (B, M, 2h, 2w) of the pixels below flat places in `shape` (B, M, h, w)."""
+    height, width = shape[2:]
+    mask, y, x = _coordinates(places, height, width)
+    corner = (mask * 2 * height + 2 * y) * 2 * width + 2 * x
+    return corner[..., None] + corner.new_tensor([0, 1, 2 * width, 2 * width + 1])
+
+
+def outline_inputs(context: OutlineContext, logits: Tensor, places: Tensor) -> Tensor:
+    """Return the (..., I) inputs of `OutlineHead` at flat (...) places in (B, M, h, w) logits."""
+    _, masks, height, width = logits.shape
+    mask, y, x = _coordinates(places, height, width)
+    answer = mask // masks
+    rows, cols = (torch.stack([at + step[axis] for step in AROUND], dim=-1) for axis, at in enumerate((y, x)))
+    around = rows.clamp(0, height - 1) * width + cols.clamp(0, width - 1)  # (..., 9)
+    image = (answer if len(context.pixels) > 1 else torch.zeros_like(answer))[..., None] * (height * width)
+    pixels = context.pixels.permute(0, 2, 3, 1).reshape(-1, PIXELS)[around + image]  # (..., 9, 12)
+    inner = ((y // 2 % 2) * 2 + x // 2 % 2) * 4 + (y % 2) * 2 + x % 2
+    cell = (((answer * height + y) // 4) * (width // 4) + x // 4) * 16 + inner
+    coarse = logits.reshape(-1)[around + mask[..., None] * (height * width)] / LOGIT_SCALE
+    features = context.cells.flatten(0, 2)[cell]
+    return torch.cat((pixels.flatten(-2), features, coarse.clamp(-3, 3)), dim=-1)
+
+
+def _coordinates(places: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which mask, row and column flat places are in."""
+    inside = places % (height * width)
+    return places // (height * width), inside // width, inside % width

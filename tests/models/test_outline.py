@@ -1,0 +1,153 @@
+"""Outlines decided anew: where, from what, and what stays as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from napari_segany.models.fine import FineConfig
+from napari_segany.models.mask_decoder import MaskOutput, nested
+from napari_segany.models.outline import (
+    AROUND,
+    PIXELS,
+    OutlineContext,
+    OutlineHead,
+    outline_inputs,
+    pixels_below,
+    unsure,
+)
+
+WIDTH = 16
+
+
+def scene(*, answers: int = 1, masks: int = 3, side: int = 8) -> tuple[MaskOutput, Tensor, Tensor]:
+    """Return an answer of random logits, and the features and the frame that its context was made of."""
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(answers, masks, side, side, generator=generator)
+    features = torch.randn(answers, WIDTH // 8, side, side, generator=generator)
+    frame = torch.randn(1, 3, 2 * side, 2 * side, generator=generator)
+    context = OutlineContext(nested(features, 2), F.pixel_unshuffle(frame, 2))
+    tokens = torch.randn(answers, masks, WIDTH, generator=generator)
+    return MaskOutput(logits, torch.rand(answers, masks), None, tokens, context=context), features, frame
+
+
+def head(*, band: float = 6.0, most: int = 2048) -> OutlineHead:
+    """Return a head that corrects at random."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        made = OutlineHead(WIDTH, FineConfig(hidden=8, band=band, most=most)).eval()
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    return made
+
+
+def doubled(logits: Tensor) -> Tensor:
+    return F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+@torch.inference_mode()
+def test_an_untrained_head_draws_what_its_base_draws() -> None:
+    output, _, _ = scene()
+    finished = OutlineHead(WIDTH, FineConfig(hidden=8)).finished(output)
+    assert finished.fine is not None
+    torch.testing.assert_close(finished.fine, doubled(output.logits))
+    assert finished.context is None
+
+
+@torch.inference_mode()
+def test_only_unsure_pixels_are_changed() -> None:
+    output, _, _ = scene(answers=2)
+    fine = head(band=2.0).finished(output).fine
+    assert fine is not None
+    changed = fine != doubled(output.logits)
+    is_unsure = (output.logits.abs() < 2.0).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(changed, is_unsure)
+
+
+@torch.inference_mode()
+def test_nothing_is_changed_outside_of_what_may_be() -> None:
+    output, _, _ = scene()
+    within = torch.zeros_like(output.logits, dtype=torch.bool)
+    within[:, 1, 2:5] = True
+    fine = head().finished(output, within=within).fine
+    assert fine is not None
+    changed = fine != doubled(output.logits)
+    assert changed.any()
+    assert not changed[~within.repeat_interleave(2, 2).repeat_interleave(2, 3)].any()
+
+
+@torch.inference_mode()
+def test_many_answers_are_finished_as_one_by_one() -> None:
+    output, _, _ = scene(answers=3)
+    together = head().finished(output).fine
+    assert together is not None
+    for index in range(3):
+        alone = head().finished(output.row(index)).fine
+        torch.testing.assert_close(together[index : index + 1], alone)
+
+
+@torch.inference_mode()
+def test_inputs_are_what_lies_around_a_place() -> None:
+    output, features, frame = scene(answers=2)
+    context, logits = output.context, output.logits
+    assert context is not None
+    side = logits.shape[3]
+    for answer, mask, y, x in ((0, 0, 3, 4), (1, 2, 0, 7), (1, 1, 7, 0)):
+        place = torch.tensor([((answer * logits.shape[1] + mask) * side + y) * side + x])
+        (inputs,) = outline_inputs(context, logits, place)
+        pixels, seen, coarse = inputs.split([len(AROUND) * PIXELS, WIDTH // 8, len(AROUND)])
+        torch.testing.assert_close(seen, features[answer, :, y, x])
+        rows, cols = (np.clip([at - 1, at, at + 1], 0, side - 1) for at in (y, x))
+        expected = logits[answer, mask][np.ix_(rows, cols)].flatten() / 4
+        torch.testing.assert_close(coarse, expected.clamp(-3, 3))
+        pairs = F.pixel_unshuffle(frame, 2)[0][:, rows][:, :, cols]  # (12, 3, 3)
+        torch.testing.assert_close(pixels, pairs.permute(1, 2, 0).flatten())
+
+
+def test_the_pixels_below_a_place_are_in_the_order_of_an_unshuffled_frame() -> None:
+    frame = torch.arange(2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
+    pairs = F.pixel_unshuffle(frame.float().flatten(0, 1)[:, None], 2).long()  # (6, 4, 4, 6)
+    places = torch.arange(6 * 4 * 6)
+    below = frame.flatten()[pixels_below(places, torch.Size((2, 3, 4, 6)))]
+    assert torch.equal(below, pairs.permute(0, 2, 3, 1).reshape(-1, 4))
+
+
+@given(most=st.integers(1, 400), band=st.floats(0.1, 20), seed=st.integers(0, 1000))
+def test_of_each_mask_the_least_sure_places_are_taken(most: int, band: float, seed: int) -> None:
+    logits = 6 * torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(seed))
+    places = unsure(logits, band=band, most=most)
+    size = logits.abs().flatten(0, 1).flatten(1)
+    for index in range(4):
+        own = places[places // 256 == index] % 256
+        assert len(own) <= most
+        assert len(own) >= min(most, int((size[index] < band).sum())) - 1
+        assert (size[index, own] < band).all()
+        left = torch.ones(256, dtype=torch.bool)
+        left[own] = False
+        if len(own) and left.any():
+            assert size[index, own].max() <= size[index, left].min()
+
+
+@torch.inference_mode()
+def test_what_is_meant_comes_from_the_token() -> None:
+    output, _, _ = scene(masks=1)
+    other = replace(output, tokens=output.tokens.flip(-1))
+    one, two = (head().finished(each).fine for each in (output, other))
+    assert one is not None and two is not None
+    assert (one - two).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_a_mask_that_is_sure_everywhere_stays() -> None:
+    output, _, _ = scene()
+    sure = replace(output, logits=torch.full_like(output.logits, -9.0))
+    fine = head().finished(sure).fine
+    assert fine is not None
+    assert (fine == -9.0).all()
