@@ -62,8 +62,8 @@ def _small_fine(fine: FineConfig | None, trunk: Trunk) -> FineConfig | None:
 def _alike() -> dict[str, list[str]]:
     """Return the names of all rows by the first of those that are the same when small, except for their weights."""
     groups: dict[PromptableConfig, list[str]] = {}
-    for name in dict.fromkeys([*(spec.name for spec in list_models()), "sam2-hq-nano"]):
-        groups.setdefault(replace(shrunken(CONFIGS[name]), name=""), []).append(name)
+    for spec in list_models():
+        groups.setdefault(replace(shrunken(CONFIGS[spec.name]), name=""), []).append(spec.name)
     return {names[0]: names for names in groups.values()}
 
 

@@ -36,7 +36,7 @@ def small(request: pytest.FixtureRequest) -> Small:
 
 def test_every_row_is_under_contract() -> None:
     covered = {name for names in ALIKE.values() for name in names}
-    assert covered == {spec.name for spec in list_models()} | {"sam2-hq-nano"}
+    assert covered == {spec.name for spec in list_models()}
 
 
 @torch.inference_mode()

@@ -54,11 +54,24 @@ def doubled(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def test_an_untrained_head_draws_what_its_base_draws() -> None:
-    output, _, _ = scene()
+    output, _, _ = scene(masks=1)
     finished = OutlineHead(WIDTH, FineConfig(hidden=8)).finished(output)
     assert finished.fine is not None
     torch.testing.assert_close(finished.fine, doubled(output.logits))
     assert finished.context is None
+
+
+@torch.inference_mode()
+def test_of_several_masks_the_doubtful_ones_are_drawn_larger() -> None:
+    output, _, _ = scene(masks=3)
+    output = replace(output, ious=torch.tensor([[1.0, 0.5, 0.2]]))
+    finished = OutlineHead(WIDTH, FineConfig(hidden=8, band=100.0)).finished(output)
+    assert finished.fine is not None
+    more = (finished.fine - doubled(output.logits))[0]
+    torch.testing.assert_close(more[0], torch.zeros_like(more[0]), atol=1e-5, rtol=0)
+    for index, iou in ((1, 0.5), (2, 0.2)):
+        expected = torch.full_like(more[index], -0.5 * float(np.log(iou)))
+        torch.testing.assert_close(more[index], expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()

@@ -35,6 +35,9 @@ class _Passing(Promptable):
     def encode(self, pixels: Tensor) -> ImageFeatures:
         return ImageFeatures(pixels)
 
+    def prepared(self, features: ImageFeatures) -> ImageFeatures:
+        return features
+
 
 class _Reading(UnetrDecoder):
     """Gives the first three channels of an embedding of the frame's size back as distances."""

@@ -79,7 +79,6 @@ def test_formats_agree(row: str, name: str) -> None:
         for format_ in ("float32", name)
     )
     assert 0.02 < exact.best.mean() < 0.98
-    both, either = (exact.best & other.best).sum(), (exact.best | other.best).sum()
-    assert both / either > 0.95
+    assert np.abs(exact.logits - other.logits).mean() < 0.05 * exact.logits.std()  # random masks are ragged
     assert np.array_equal(exact.logits, other.logits) == (name == "reproducible")
     assert other.logits.dtype == np.float32

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_segany.core.geometry import ResizeMap, fit_long_side
-from napari_segany.core.types import Box, MaskPrediction, Points, Prompt
+from napari_segany.core.types import Box, Points, Prompt
+from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.predict.zoom import (
     OUTSIDE_LOGIT,
     VIEW_SIDE,
@@ -21,14 +22,13 @@ from napari_segany.predict.zoom import (
 )
 
 
-def _answer(*masks: np.ndarray, scores: tuple[float, ...] = (0.9,)) -> MaskPrediction:
-    stack = np.stack(masks)
-    logits = np.where(stack, 5.0, -5.0).astype(np.float32)
-    return MaskPrediction(stack, np.array(scores, dtype=np.float32), logits, np.full(len(masks), 4))
+def _answer(*masks: np.ndarray, scores: tuple[float, ...] = (0.9,)) -> MaskOutput:
+    logits = torch.from_numpy(np.where(np.stack(masks), 5.0, -5.0)).float()[None]
+    return MaskOutput(logits, torch.tensor([scores]), None, torch.zeros(1, len(masks), 8))
 
 
 def _window(prompt: Prompt, mask: np.ndarray, resize: ResizeMap) -> tuple[slice, slice] | None:
-    return choose_window(prompt, boxes_of_answer(_answer(mask)), resize)
+    return choose_window(prompt, boxes_of_answer(_answer(mask), resize), resize)
 
 
 def _click(row: float, col: float) -> Prompt:
@@ -96,8 +96,9 @@ def test_a_box_decides_where_nothing_was_found() -> None:
 def test_doubtful_answers_do_not_keep_the_whole_frame() -> None:
     small, large = np.zeros((64, 64), dtype=bool), np.ones((64, 64), dtype=bool)
     small[10:14, 20:26] = True
-    assert boxes_of_answer(_answer(small, large, scores=(0.9, 0.3))) == [Box(10, 20, 14, 26)]
-    assert len(boxes_of_answer(_answer(small, large, scores=(0.9, 0.8)))) == 2
+    resize = ResizeMap((64, 64), (64, 64))
+    assert boxes_of_answer(_answer(small, large, scores=(0.9, 0.3)), resize) == [Box(10, 20, 14, 26)]
+    assert len(boxes_of_answer(_answer(small, large, scores=(0.9, 0.8)), resize)) == 2
 
 
 def test_the_box_of_earlier_logits_is_in_image_pixels() -> None:

@@ -253,7 +253,7 @@ NANO_HQ = ModelSpec(
     layout=Layout(None, (("image_encoder.trunk.stem.0.weight", ()), (_NANO_TOKEN, ()))),
     has_fine=True,
 )
-BUNDLED = (NANO,)  # NANO_HQ joins here in the commit that puts its weights into the package
+BUNDLED = (NANO, NANO_HQ)
 
 _MOBILE = ModelSpec(
     name="mobile_sam",

@@ -87,7 +87,11 @@ def _from_origin(logits: Tensor, rows: _Reach, cols: _Reach, steps: tuple[float,
         recompute_scale_factor=False,
     )
     part = wide[0, 0, rows.pixels, cols.pixels]
-    if part.shape == (rows.count, cols.count):
+    sizes = zip(wide.shape[2:], (height, width), steps, strict=True)
+    is_copied = any(
+        new == old and step != 1 for new, old, step in sizes
+    )  # PyTorch asks for sizes, not for scales
+    if part.shape == (rows.count, cols.count) and not is_copied:
         return part
     return _by_products(logits, rows, cols, steps)  # a rounding left a row or column out
 

@@ -47,10 +47,10 @@ SAM2_NANO = CardText(
 SAM2_HQ_NANO = CardText(
     title="sam2-hq-nano",
     summary=(
-        "`sam2-nano`, frozen, with parts for fine boundaries: a token that reads along, a map of details, and a small "
-        "network that decides anew, at the frame's full resolution, on the pixels that the base is unsure of (after "
-        "HQ-SAM and PointRend). Which of the three masks comes first stays the base's choice. Switched off "
-        "(`fine=False`), it answers as `sam2-nano` does."
+        "`sam2-nano`, frozen, with a small network for fine boundaries: around outlines, where the base is unsure, it "
+        "looks at the frame's own pixels and decides anew, at the frame's full resolution (after HQ-SAM and "
+        "PointRend). Which of the three masks comes first stays the base's choice. Switched off (`fine=False`), it "
+        "answers as `sam2-nano` does."
     ),
     data=(
         "Procedural scenes (`segany scenes`), those with thin structures (`--kinds thin`) more often than others, and "

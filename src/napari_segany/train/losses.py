@@ -86,7 +86,7 @@ def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Te
 
 
 def outline_loss(logits: Tensor, truth: Tensor, *, base: Tensor, ious: Tensor) -> Tensor:
-    """Return the cross-entropy of corrected logits.
+    """Return the cross-entropy of corrected logits, which makes them honest chances: `OutlineHead` relies on that.
 
     Places that the base is sure of are left out. Each mask counts by the IoU that its base has, those under
     `LEAST_IOU` hardly at all: an outline cannot be refined where something else was found.

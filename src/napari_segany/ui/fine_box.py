@@ -30,9 +30,8 @@ class FineBox(QCheckBox):
         self.setEnabled(has_fine or sibling is not None)
         self.setChecked(has_fine and is_on)
         if has_fine:
-            tip = (
-                f"{name} follows thin structures and ragged edges more closely, with one mask for each click"
-            )
+            tip = f"{name} follows thin structures and ragged edges more closely"
+            tip += ", with one mask for each click" if name.startswith("sam_hq") else ""
         elif sibling is not None:
             tip = f"Changes to {sibling}, the same model with fine boundaries"
         else:
