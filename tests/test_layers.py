@@ -53,6 +53,7 @@ _IMAGING = {"core.masks", "predict", "train", "jobs"}
 THIRD_PARTY = {
     "torch": {"models", "predict", "train"},
     "safetensors": {"models", "train"},
+    "openvino": {"predict"},  # an extra
     "requests": {"models"},
     "xxhash": {"models"},
     "platformdirs": {"models", "io"},

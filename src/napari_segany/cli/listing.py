@@ -50,6 +50,7 @@ def licence_of(spec: ModelSpec) -> str:
 def size_of(spec: ModelSpec) -> tuple[int | None, bool]:
     """Return (bytes, whether they are a fact): of the files that are here, else of those to download."""
     from napari_segany.models.download import local_decoder, local_weights
+    from napari_segany.models.registry import DECODER_PARAMETERS
 
     here, remote = local_weights(spec), [one for one in (spec.remote, spec.decoder) if one is not None]
     if here is not None:
@@ -59,8 +60,6 @@ def size_of(spec: ModelSpec) -> tuple[int | None, bool]:
         return sum(one.size_bytes or 0 for one in remote), True
     if spec.n_parameters is None:
         return None, False
-    from napari_segany.models.rows import DECODER_PARAMETERS
-
     count = spec.n_parameters + (DECODER_PARAMETERS if spec.decoder is not None else 0)
     return count * _BYTES_PER_PARAMETER, False
 

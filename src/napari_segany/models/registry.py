@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 
 from napari_segany.core.errors import UnknownModelError
 
-from .rows import ROWS
+from .rows import DECODER_PARAMETERS, ROWS
 from .spec import NOT_STATED, Layout, ModelSpec, RemoteFile
 
-__all__ = ["NOT_STATED", "Layout", "ModelSpec", "RemoteFile", "list_models", "spec_of"]
+__all__ = ["DECODER_PARAMETERS", "NOT_STATED", "Layout", "ModelSpec", "RemoteFile", "list_models", "spec_of"]
 
 _SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in ROWS}
 
