@@ -35,7 +35,7 @@ class FineConfig:
     early_width: int | None = None
     hidden: int = 0
     band: float = 6.0
-    most: int = 2048
+    most: int = 1024
 
     @property
     def has_outlines(self) -> bool:
