@@ -184,9 +184,25 @@ def test_places_that_the_base_is_sure_of_and_masks_of_other_things_hardly_count(
     base = torch.tensor([[[0.5, -50.0], [0.5, 0.5]]])
     truth = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])[..., None].expand(-1, -1, -1, 4)
     logits = base[..., None].repeat(1, 1, 1, 4).requires_grad_()
-    outline_loss(logits, truth, base=base, ious=torch.tensor([[0.9, 0.1]])).backward()
+    ious, one_click = torch.tensor([[0.9, 0.1]]), torch.tensor([True])
+    outline_loss(logits, truth, base=base, ious=ious, is_ambiguous=one_click).backward()
     assert logits.grad is not None
     pull = logits.grad[0, ..., 0]
     assert pull[0, 0] < 0 < pull[1, 0]
     assert pull[0, 1] == 0
     assert abs(pull[1, 0]) < 0.02 * abs(pull[0, 0])
+
+
+def test_poor_masks_count_where_the_prompt_leaves_no_doubt() -> None:
+    base, truth = torch.full((1, 2, 1), 0.5), torch.ones(1, 2, 1, 4)
+    pulls = []
+    for is_ambiguous in (True, False):
+        logits = base[..., None].repeat(1, 1, 1, 4).requires_grad_()
+        ious = torch.tensor([[0.9, 0.3]])
+        outline_loss(
+            logits, truth, base=base, ious=ious, is_ambiguous=torch.tensor([is_ambiguous])
+        ).backward()
+        assert logits.grad is not None
+        pulls.append(float(logits.grad[0, 1].abs().sum() / logits.grad[0, 0].abs().sum()))
+    assert pulls[0] < 0.02
+    assert abs(pulls[1] - 0.3 / 0.9) < 1e-4

@@ -17,7 +17,8 @@ UNAMBIGUOUS_SHARE = 0.2
 PLACES = 320
 """Places of one mask that a fine head learns from in one round."""
 BAND = FineConfig().band
-LEAST_IOU = 0.5
+LEAST_IOU = (0.5, 0.2)
+"""Of masks that answer a single click, and any other prompt."""
 
 
 def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
@@ -85,11 +86,14 @@ def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Te
     return (size * jitter.to(size.device)).topk(min(count, size.shape[-1]), dim=-1, largest=False).indices
 
 
-def outline_loss(logits: Tensor, truth: Tensor, *, base: Tensor, ious: Tensor) -> Tensor:
+def outline_loss(
+    logits: Tensor, truth: Tensor, *, base: Tensor, ious: Tensor, is_ambiguous: Tensor
+) -> Tensor:
     """Return the cross-entropy of corrected logits, which makes them honest chances: `OutlineHead` relies on that.
 
     Places that the base is sure of are left out. Each mask counts by the IoU that its base has, those under
-    `LEAST_IOU` hardly at all: an outline cannot be refined where something else was found.
+    `LEAST_IOU` hardly at all: an outline cannot be refined where something else was found. Where the prompt leaves no
+    doubt about the object, that is rarer.
 
     Parameters
     ----------
@@ -99,9 +103,12 @@ def outline_loss(logits: Tensor, truth: Tensor, *, base: Tensor, ious: Tensor) -
         The frozen model's logits at those places.
     ious : (N, M)
         Of the frozen model's masks.
+    is_ambiguous : (N,)
+        Whether the prompt was a single click.
     """
+    least = torch.where(is_ambiguous, *LEAST_IOU)[:, None]
     cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(-1)
-    share = torch.where(ious >= LEAST_IOU, ious, 0.02 * ious + 1e-3)
+    share = torch.where(ious >= least, ious, 0.02 * ious + 1e-3)
     weight = (base.abs() < BAND) * share[..., None]
     return (cross * weight).sum() / weight.sum().clamp(min=1e-6)
 

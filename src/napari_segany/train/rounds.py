@@ -71,7 +71,7 @@ def _rounds(
         logits, ious = output.logits.float(), output.ious.float()
         share = len(truth) / whole
         if is_fine:
-            loss = _fine_round(low, output, full, rng=rng)
+            loss = _fine_round(low, output, full, is_ambiguous=prompts.is_ambiguous, rng=rng)
         else:
             loss = prompt_loss(logits, ious, truth, is_ambiguous=prompts.is_ambiguous)
         total = total + share * loss
@@ -87,7 +87,14 @@ def _rounds(
     return total / weight
 
 
-def _fine_round(low: LowPrecision, output: MaskOutput, full: Tensor, *, rng: np.random.Generator) -> Tensor:
+def _fine_round(
+    low: LowPrecision,
+    output: MaskOutput,
+    full: Tensor,
+    *,
+    is_ambiguous: Tensor,
+    rng: np.random.Generator,
+) -> Tensor:
     """Return the loss of the outlines of a round's masks, all four of each answer."""
     base, context = output.logits.float(), output.context
     assert context is not None
@@ -101,7 +108,9 @@ def _fine_round(low: LowPrecision, output: MaskOutput, full: Tensor, *, rng: np.
     truth = full.expand(-1, base.shape[1], -1, -1).reshape(-1)
     below = pixels_below(places, base.shape)
     logits = wide[below] + change.float()
-    return outline_loss(logits, truth[below], base=base.flatten()[places], ious=ious)
+    return outline_loss(
+        logits, truth[below], base=base.flatten()[places], ious=ious, is_ambiguous=is_ambiguous
+    )
 
 
 def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
