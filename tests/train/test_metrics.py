@@ -45,19 +45,28 @@ class KnowsAll:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Prompt, bool]] = []
+        self.fine: list[bool | None] = []
         self.embedded = 0
 
     def embed(self, image: AnyArray, *, window: Window | None = None) -> FeaturesLike:
         self.embedded += 1
         return _Labels(image)
 
-    def predict(self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True) -> MaskPrediction:
-        return self.predict_many(features, [prompt], multimask=multimask)[0]
+    def predict(
+        self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True, fine: bool | None = None
+    ) -> MaskPrediction:
+        return self.predict_many(features, [prompt], multimask=multimask, fine=fine)[0]
 
     def predict_many(
-        self, features: FeaturesLike, prompts: Sequence[Prompt], *, multimask: bool = True
+        self,
+        features: FeaturesLike,
+        prompts: Sequence[Prompt],
+        *,
+        multimask: bool = True,
+        fine: bool | None = None,
     ) -> list[MaskPrediction]:
         assert isinstance(features, _Labels)
+        self.fine.append(fine)
         return [self._one(features.labels, prompt, multimask=multimask) for prompt in prompts]
 
     def _one(self, labels: AnyArray, prompt: Prompt, *, multimask: bool) -> MaskPrediction:
@@ -154,6 +163,14 @@ def test_the_protocol_of_prompts() -> None:
         row, col = prompt.points.coords[-1].astype(int)
         assert prompt.points.positive[-1] == truth[row, col] != guess[row, col]
         guess = predictor.answer(truth, prompt, multimask=False)[0]
+
+
+@pytest.mark.parametrize("fine", [None, True, False])
+def test_fine_boundaries_are_asked_for_in_every_round(fine: bool | None) -> None:
+    predictor = Learns()
+    evaluate(predictor, [label_image()], fine=fine)
+    assert len(predictor.fine) == 1 + 5  # boxes and five clicks
+    assert set(predictor.fine) == {fine}
 
 
 def test_the_result_is_plain_json_with_all_measures() -> None:

@@ -18,7 +18,14 @@ from scipy import ndimage
 
 from napari_segany.core.errors import DataError
 from napari_segany.core.masks import box_of
-from napari_segany.core.types import BoolMask, ImagePredictorLike, MaskPrediction, Points, Prompt
+from napari_segany.core.types import (
+    BoolMask,
+    FeaturesLike,
+    ImagePredictorLike,
+    MaskPrediction,
+    Points,
+    Prompt,
+)
 
 from .clicks import corrective_click, deepest_point
 from .dataset import Annotated, Annotation, from_scene, is_validation, read_folder
@@ -188,12 +195,12 @@ def _evaluate_image(
 
 
 def _click_rounds(
-    predictor: ImagePredictorLike, features: object, truths: list[BoolMask], *, fine: bool | None
+    predictor: ImagePredictorLike, features: FeaturesLike, truths: list[BoolMask], *, fine: bool | None
 ) -> tuple[list[MaskPrediction], NDArray[np.float64]]:
     """Return the answers to the first clicks, and the (N, CLICKS) IoUs after each click."""
     points = [Points(np.array([deepest_point(t)], dtype=np.float32), np.array([True])) for t in truths]
     clicks = [Prompt(points=p) for p in points]
-    first = answers = predictor.predict_many(features, clicks, fine=fine)  # type: ignore[arg-type]  # features of this predictor
+    first = answers = predictor.predict_many(features, clicks, fine=fine)
     ious = np.zeros((len(truths), CLICKS))
     ious[:, 0] = [_iou(a.best, t) for a, t in zip(answers, truths, strict=True)]
     for turn in range(1, CLICKS):
@@ -205,7 +212,7 @@ def _click_rounds(
                 points[index] = points[index].with_click(click.row, click.col, positive=click.is_positive)
                 wrong.append(index)
         prompts = [Prompt(points=points[i], mask=answers[i].logits[0]) for i in wrong]
-        fixed = predictor.predict_many(features, prompts, multimask=False, fine=fine)  # type: ignore[arg-type]  # as above
+        fixed = predictor.predict_many(features, prompts, multimask=False, fine=fine)
         answers = list(answers)
         for index, answer in zip(wrong, fixed, strict=True):
             answers[index] = answer
