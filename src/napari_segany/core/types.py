@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -230,6 +230,77 @@ class ImagePredictorLike(Protocol):
         fine: bool | None = None,
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts, in their order."""
+
+
+class FrameSource(Protocol):
+    """Frames of one stack, read lazily: NumPy, dask, zarr, a list. `[i]` is (H, W) or (H, W, C)."""
+
+    def __len__(self) -> int:
+        """How many frames there are."""
+
+    def __getitem__(self, index: int, /) -> AnyArray:
+        """Read one frame."""
+
+
+class VideoStateLike(Protocol):
+    """A stack that is open in a predictor, with its prompts and what is remembered; for one thread at a time."""
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames there are."""
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """(H, W) of every frame."""
+
+    @property
+    def window(self) -> Window:
+        """The intensity window of all frames."""
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Objects with a prompt, in the order they came."""
+
+    def prompted(self, object_id: int) -> tuple[int, ...]:
+        """Return the frames on which an object has a prompt, in order."""
+
+    def stale(self, object_id: int) -> frozenset[int]:
+        """Return the frames that `propagate` would work out for an object: never answered, or outdated."""
+
+
+@runtime_checkable
+class VideoPredictorLike(Protocol):
+    """Follows objects through a stack from prompts on any of its frames. `predict.VideoPredictor` is the real one."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Who answers."""
+
+    def open(self, frames: FrameSource, *, window: Window | None = None) -> VideoStateLike:
+        """Return the state of a stack without prompts; one intensity window for all frames."""
+
+    def prompt(self, state: VideoStateLike, prompt: Prompt, *, frame: int, object_id: int) -> FrameMasks:
+        """Say all that is known of an object on a frame, in place of what was said before; return its mask there.
+
+        What it contradicts nearby becomes stale. K is 1.
+        """
+
+    def propagate(self, state: VideoStateLike, frames: range) -> Iterator[FrameMasks]:
+        """Follow all objects through a range, in its direction (`range(5, -1, -1)` goes back to frame 0).
+
+        Yields the frames that had stale objects, and in them these objects alone. To stop, stop iterating.
+        """
+
+    def forget(self, state: VideoStateLike, *, object_id: int, frame: int | None = None) -> None:
+        """Take back the prompt of an object on a frame, or the object altogether."""
+
+    def recall(
+        self, state: VideoStateLike, *, frame: int, object_id: int, mask: BoolMask, score: float
+    ) -> None:
+        """Take in a mask that was found before, as if it had just been: how work goes on after a restart.
+
+        The object needs no prompt for it; the frame is not stale any more.
+        """
 
 
 @runtime_checkable

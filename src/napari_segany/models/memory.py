@@ -98,34 +98,56 @@ class MemoryEncoder(nn.Module):
 class RotaryAttention(Attention):
     """One-head attention whose queries and keys are rotated by their place on the grid (axial RoPE)."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, rotation: Tensor, still: int = 0) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        rotation: Tensor,
+        key_rotation: Tensor | None = None,
+        still: int = 0,
+    ) -> Tensor:
         """Attend from (B, N, C) to (B, L, C'); the last `still` keys have no place and are not rotated.
 
-        `rotation` is complex, (N, d / 2), one row a grid cell; keys repeat it, frame after frame.
+        Parameters
+        ----------
+        rotation : (N, d / 2) or (B, 1, N, d / 2) complex
+            One row a query.
+        key_rotation : (L - still, d / 2) or (B, 1, L - still, d / 2) complex
+            One row a key with a place; None where keys repeat the queries' grid, frame after frame.
         """
         queries, keys, values = (
             self.split(layer(x)) for layer, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
         queries = rotate(queries, rotation)
         placed = keys.shape[2] - still
-        repeated = rotation.repeat(placed // len(rotation), 1)
-        keys = torch.cat((rotate(keys[:, :, :placed], repeated), keys[:, :, placed:]), dim=2)
+        if key_rotation is None:
+            key_rotation = rotation.repeat(placed // len(rotation), 1)
+        keys = torch.cat((rotate(keys[:, :, :placed], key_rotation), keys[:, :, placed:]), dim=2)
         mixed = F.scaled_dot_product_attention(queries, keys, values)
         return self.out_proj(self.merge(mixed))
 
 
 def axial_rotation(width: int, size: tuple[int, int], *, theta: float = 10000.0) -> Tensor:
     """Return (H * W, width / 2) complex factors: x turns the first half of the pairs, y the second (RoPE)."""
-    frequency = theta ** (-torch.arange(0, width, 4, dtype=torch.float32) / width)  # (width / 4,)
     cell = torch.arange(size[0] * size[1], dtype=torch.float32)
-    x = torch.outer(cell % size[1], frequency)
-    y = torch.outer(torch.div(cell, size[1], rounding_mode="floor"), frequency)
-    angle = torch.cat((x, y), dim=1)
+    return rotation_at(
+        width, x=cell % size[1], y=torch.div(cell, size[1], rounding_mode="floor"), theta=theta
+    )
+
+
+def rotation_at(width: int, *, x: Tensor, y: Tensor, theta: float = 10000.0) -> Tensor:
+    """Return (..., width / 2) complex factors of places (...) that need not be whole numbers."""
+    frequency = theta ** (
+        -torch.arange(0, width, 4, dtype=torch.float32, device=x.device) / width
+    )  # (width / 4,)
+    angle = torch.cat((x[..., None] * frequency, y[..., None] * frequency), dim=-1)
     return torch.polar(torch.ones_like(angle), angle)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate consecutive channel pairs of (B, heads, N, d) by (N, d / 2) complex factors."""
+    """Rotate consecutive channel pairs of (B, heads, N, d) by complex factors, (N, d / 2) or (B, 1, N, d / 2)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
@@ -143,11 +165,22 @@ class MemoryLayer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, *, rotation: Tensor, pointers: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        rotation: Tensor,
+        key_rotation: Tensor | None = None,
+        pointers: int,
+    ) -> Tensor:
         """Update (B, N, C) with (B, L, C_mem) memories, the last `pointers` of which are object pointers."""
         normed = self.norm1(x)
         x = x + self.self_attn.attend(normed, normed, normed, rotation=rotation)
-        x = x + self.cross_attn_image.attend(self.norm2(x), keys, values, rotation=rotation, still=pointers)
+        x = x + self.cross_attn_image.attend(
+            self.norm2(x), keys, values, rotation=rotation, key_rotation=key_rotation, still=pointers
+        )
         return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
 
 
