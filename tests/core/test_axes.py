@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from napari_segany.core.axes import (
     Calibration,
-    Frames,
     channel_axis,
     frame_axis,
     label_axes,
@@ -123,31 +122,6 @@ class TestPlanes:
             assert np.array_equal(seen[index], canon[at["T"], :, at["Z"]].transpose(1, 2, 0))
             assert np.array_equal(plane_of(image, axes, index=index, channel=1), canon[at["T"], 1, at["Z"]])
         assert len(seen) == 8
-
-    def test_frames_are_read_one_at_a_time(self) -> None:
-        class Lazy:
-            shape = (5, 4, 8, 9)
-            dtype = np.dtype(np.uint16)
-            keys: list[object]
-
-            def __getitem__(self, key: tuple[object, ...]) -> np.ndarray:
-                self.keys.append(key)
-                return np.zeros(self.shape, np.uint16)[key]
-
-        lazy = Lazy()
-        lazy.keys = []
-        frames = Frames(lazy, "TZYX", along="T", at={"Z": 2})
-        assert len(frames) == 5 and lazy.keys == []
-        assert frames[3].shape == (8, 9) and frames.index(3) == (3, 2)
-        assert lazy.keys == [(3, 2, slice(None), slice(None))]
-        assert len(Frames(lazy, "TZYX", along="Z")) == 4 and Frames(lazy, "TZYX", along="Z").index(1) == (
-            0,
-            1,
-        )
-
-    def test_frames_iterate_to_their_end(self) -> None:
-        stack = np.arange(3 * 2 * 2).reshape(3, 2, 2)
-        assert np.array_equal(np.stack([frame for frame in Frames(stack, "ZYX")]), stack)  # noqa: C416
 
     def test_wrong_places_are_refused(self) -> None:
         image = np.zeros((2, 3, 8, 9))
