@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from psygnal import Signal
 
 from napari_segany.core.errors import SegAnyError
 from napari_segany.core.masks import LabelPatch
-from napari_segany.core.types import Box, Points
 from napari_segany.session.answers import Preview
 from napari_segany.session.image import ImageSession
-from napari_segany.session.prompts import ObjectPrompts, PlaneIndex
+from napari_segany.session.prompts import PlaneIndex
 
-from .grid import Grid, is_inside, locate
-from .layers import Drawing, SessionLayers, read_clicks, read_drawings, set_sign, show_clicks, show_drawings
-from .mouse import Gestures, Place
-from .outlines import fill_outlines, join_points, scribble_clicks
+from .grid import Grid
+from .layers import SessionLayers
 from .painting import forget_history, watch_paint
+from .prompting import Prompting
 from .shortcuts import bind_shortcuts
 from .target import Target
 
@@ -31,7 +25,7 @@ if TYPE_CHECKING:
 Event = Any  # napari's events are untyped
 
 
-class Annotation:
+class Annotation(Prompting):
     """Connects a session to a viewer until `stop`.
 
     Parameters
@@ -52,9 +46,6 @@ class Annotation:
         Runs a call once the present event is over.
     """
 
-    sign_changed = Signal(bool)
-    stopped = Signal(str)
-
     def __init__(
         self,
         viewer: ViewerModel,
@@ -66,39 +57,15 @@ class Annotation:
         target: Target,
         later: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
-        self._later = later
-        self.viewer, self.image, self.session = viewer, image, session
-        self.layers, self.grid, self.target = layers, grid, target
-        self.is_positive = True
-        self._is_reading = self._is_showing = False
-        self._gestures = Gestures(self)
-        self._leave: list[Callable[[], None]] = []
+        self.session, self._layers = session, layers
+        super().__init__(viewer, image, prompts=session, layers=layers, grid=grid, target=target, later=later)
         self._connect()
         self.session.prepare(self.plane)
 
-    # ------------------------------------------------------------------ what is
-
     @property
-    def plane(self) -> PlaneIndex:
-        """The plane that the viewer shows."""
-        return locate(self.layers.points, self.viewer.dims.point, shape=self.grid.shape)[0]
-
-    @property
-    def shows_planes(self) -> bool:
-        """True while the viewer shows rows and columns, flat."""
-        dims = self.viewer.dims
-        return dims.ndisplay == 2 and tuple(dims.displayed) == (dims.ndim - 2, dims.ndim - 1)
-
-    def accepts(self, layer: object) -> bool:
-        """Say whether clicks on the canvas are prompts while a layer is selected."""
-        return layer is self.image or layer in self.layers
-
-    def place(self, event: Event) -> Place | None:
-        """Return plane and (row, col) under the mouse, None off the image or in a view without planes."""
-        if not self.shows_planes:
-            return None
-        index, coord = locate(self.layers.points, event.position, shape=self.grid.shape)
-        return (index, coord) if is_inside(coord, self.grid.shape) else None
+    def layers(self) -> SessionLayers:
+        """Where prompts are given, and previews and labels shown."""
+        return self._layers
 
     # ------------------------------------------------------------------ actions, as named in the key table
 
@@ -134,128 +101,25 @@ class Annotation:
         """Show the next smaller candidate."""
         self.session.choose_next(self.plane, step=-1)
 
-    def flip_sign(self) -> None:
-        """Switch plain clicks between adding to and cutting from the object."""
-        self.set_positive(not self.is_positive)
-
-    def set_positive(self, positive: bool) -> None:
-        """Make plain clicks add to or cut from the object."""
-        self.is_positive = positive
-        set_sign(self.layers.points, positive=positive)
-        self.sign_changed.emit(positive)
-
-    # ------------------------------------------------------------------ gestures
-
-    def click(self, place: Place, *, positive: bool) -> None:
-        """Add a click."""
-        self.session.click(place[0], place[1], positive=positive)
-
-    def move_click(self, row: int, place: Place, *, is_live: bool) -> None:
-        """Move the click in one row of the Points layer, within its plane."""
-        layer = self.layers.points
-        index, _ = locate(layer, layer.data_to_world(layer.data[row]), shape=self.grid.shape)
-        moved = np.array(layer.data)
-        moved[row, -2:] = place[1]
-        with self._showing():
-            layer.data = moved
-        points = read_clicks(layer, shape=self.grid.shape)[index]
-        self._reading(lambda: self.session.set_points(index, points, is_live=is_live))
-
-    def draw_box(self, index: PlaneIndex, box: Box | None, *, is_live: bool) -> None:
-        """Draw a box."""
-        self.session.set_box(index, box, is_live=is_live)
-
-    def read_shapes(self, *, is_live: bool) -> None:
-        """Take over what is drawn in the Shapes layer."""
-        drawn = read_drawings(self.layers.shapes, shape=self.grid.shape)
-        scribbled = not is_live and any(drawing.paths for drawing in drawn.values())
-        for index in sorted({*drawn, *self._drawn_planes()}):
-            self._reading(partial(self._draw, index, drawn.get(index, Drawing()), is_live))
-        if scribbled:
-            self._take_scribbles(drawn)
-
-    # ------------------------------------------------------------------ the end
-
-    def stop(self, reason: str = "", *, timeout: float = 0.0) -> None:
-        """Disconnect, take the prompt layers away, and let the model and its thread go; the labels stay."""
-        leave, self._leave = self._leave, []
-        if not leave:
-            return
-        for undo in reversed(leave):
-            undo()
-        self.session.close(timeout=timeout)
-        for layer in self.layers.prompts:
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
-        self.target.close()
-        self.stopped.emit(reason)
-
-    # ------------------------------------------------------------------ inside: connections
+    # ------------------------------------------------------------------ inside
 
     def _connect(self) -> None:
-        viewer, layers, session = self.viewer, self.layers, self.session
-        viewer.mouse_drag_callbacks.append(self._gestures)
-        self._leave.append(lambda: viewer.mouse_drag_callbacks.remove(self._gestures))
-        self._leave.append(bind_shortcuts(viewer, layers, actions=self))
+        layers, session = self._layers, self.session
+        self._leave.append(bind_shortcuts(self.viewer, layers, actions=self))
         self._leave.append(watch_paint(layers.labels, self._on_paint))
         for emitter, callback in (
-            (layers.points.events.data, self._on_points),
-            (layers.shapes.events.data, self._on_shapes),
-            (viewer.dims.events.current_step, self._on_dims),
-            (viewer.layers.events.removed, self._on_removed),
+            (self.viewer.dims.events.current_step, self._on_dims),
             (session.prompts_changed, self._on_prompts),
             (session.preview_changed, self._on_preview),
             (session.labels_changed, self._on_labels),
             (session.object_changed, self._on_object),
         ):
-            emitter.connect(callback)
-            self._leave.append(partial(emitter.disconnect, callback))
+            self._listen(emitter, callback)
 
-    def _reading(self, call: Callable[[], None]) -> None:
-        """Call the session while the layer that is the cause is left as it is."""
-        self._is_reading = True
-        try:
-            call()
-        finally:
-            self._is_reading = False
-
-    def _showing(self) -> _Flag:
-        """Change a prompt layer without taking that for a person's edit."""
-        return _Flag(self)
+    def _end(self, timeout: float) -> None:
+        self.session.close(timeout=timeout)
 
     # ------------------------------------------------------------------ inside: napari's events
-
-    def _on_points(self, event: Event) -> None:
-        """Take over clicks that were added, moved or deleted with napari's own tools."""
-        if self._is_showing or _name(event.action) not in _DONE:
-            return
-        now = read_clicks(self.layers.points, shape=self.grid.shape)
-        for index in sorted({*now, *self.session.state().prompts}):
-            before, after = self.session.prompts(index).points, now.get(index)
-            self._take_points(index, before, after if after is not None else _no_points(before))
-        set_sign(self.layers.points, positive=self.is_positive)
-        if _name(event.action) == "added":
-            self._later(self._deselect)  # napari selects what it added, which hides its colour
-
-    def _deselect(self) -> None:
-        self.layers.points.selected_data = set()
-
-    def _take_points(self, index: PlaneIndex, before: Points, after: Points) -> None:
-        """Bring one plane of the session up to date; one more click at the end refines what is shown."""
-        n = len(before)
-        if _starts_with(after, before):
-            if len(after) == n + 1:
-                row, col = after.coords[n]
-                self.session.click(index, (float(row), float(col)), positive=bool(after.positive[n]))
-            elif len(after) > n:
-                self.session.set_points(index, after)
-            return
-        self.session.set_points(index, after)
-
-    def _on_shapes(self, event: Event) -> None:
-        if not self._is_showing and _name(event.action) in _DONE:
-            self.read_shapes(is_live=False)
-            self._later(self._show_drawings)  # napari's tool is still at work on the shape it tells of
 
     def _on_dims(self, event: Event) -> None:
         self.session.prepare(self.plane)
@@ -263,24 +127,7 @@ class Annotation:
     def _on_paint(self, patches: tuple[LabelPatch, ...]) -> None:
         self.session.record_paint(patches)
 
-    def _on_removed(self, event: Event) -> None:
-        if event.value is self.image or event.value in self.layers:
-            self.stop(f"The layer “{event.value.name}” was removed. Press Start to go on.")
-
     # ------------------------------------------------------------------ inside: session signals
-
-    def _on_prompts(self, index: PlaneIndex) -> None:
-        if self._is_reading:
-            return
-        with self._showing():
-            show_clicks(self.layers.points, self.session.state().prompts)
-        self._show_drawings()
-
-    def _show_drawings(self) -> None:
-        if getattr(self.layers.shapes, "_is_creating", False):
-            return  # shown as soon as the shape in work is finished
-        with self._showing():
-            show_drawings(self.layers.shapes, self.session.state().prompts)
 
     def _on_preview(self, index: PlaneIndex, preview: Preview | None) -> None:
         planes = self.layers.stack.planes
@@ -295,71 +142,6 @@ class Annotation:
 
     def _on_object(self, object_id: int) -> None:
         self.layers.labels.selected_label = object_id
-
-    # ------------------------------------------------------------------ inside: drawings
-
-    def _drawn_planes(self) -> list[PlaneIndex]:
-        prompts = self.session.state().prompts
-        return [index for index, one in prompts.items() if one.box is not None or one.mask is not None]
-
-    def _draw(self, index: PlaneIndex, drawing: Drawing, is_live: bool) -> None:
-        """Bring box and drawn mask of one plane up to date, where they differ."""
-        now = self.session.prompts(index)
-        if drawing.box != now.box:
-            self.session.set_box(index, drawing.box, is_live=is_live)
-        if not _same_outlines(drawing, now):
-            shape = (self.grid.shape[-2], self.grid.shape[-1])
-            mask = fill_outlines(drawing.outlines, shape=shape) if drawing.outlines else None
-            if mask is not None and not mask.any():
-                return
-            self.session.set_mask(index, mask, outlines=drawing.outlines, is_live=is_live)
-
-    def _take_scribbles(self, drawn: dict[PlaneIndex, Drawing]) -> None:
-        """Turn open paths into clicks along them."""
-        for index, drawing in drawn.items():
-            if drawing.paths:
-                clicks = [scribble_clicks(path, positive=self.is_positive) for path in drawing.paths]
-                self.session.set_points(index, join_points([self.session.prompts(index).points, *clicks]))
-
-
-class _Flag:
-    """Marks that a prompt layer is being changed by its session."""
-
-    def __init__(self, owner: Annotation) -> None:
-        self._owner = owner
-
-    def __enter__(self) -> None:
-        self._owner._is_showing = True
-
-    def __exit__(self, *_: object) -> None:
-        self._owner._is_showing = False
-
-
-_DONE = ("added", "removed", "changed")
-
-
-def _name(action: object) -> str:
-    """Return what a data event reports, which napari gives as an enum or as a word."""
-    return str(getattr(action, "value", action))
-
-
-def _no_points(like: Points) -> Points:
-    return Points(like.coords[:0], like.positive[:0])
-
-
-def _starts_with(points: Points, first: Points) -> bool:
-    n = len(first)
-    return (
-        len(points) >= n
-        and np.allclose(points.coords[:n], first.coords)
-        and np.array_equal(points.positive[:n], first.positive)
-    )
-
-
-def _same_outlines(drawing: Drawing, now: ObjectPrompts) -> bool:
-    if len(drawing.outlines) != len(now.outlines):
-        return False
-    return all(np.array_equal(a, b) for a, b in zip(drawing.outlines, now.outlines, strict=True))
 
 
 def explain(error: Exception) -> str:

@@ -80,22 +80,43 @@ def _whole_key(parts: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class SessionLayers:
-    """The four layers of a session; held by reference, so that they can be renamed and moved."""
+class PromptLayers:
+    """Labels, and the layers that prompts are given in; held by reference, so that they can be renamed and moved."""
 
     labels: Labels
-    preview: Labels
     shapes: Shapes
     points: PointsLayer
-    stack: PreviewStack
 
     def __contains__(self, layer: object) -> bool:
-        return any(layer is own for own in (self.labels, self.preview, self.shapes, self.points))
+        return any(layer is own for own in self.named.values())
+
+    @property
+    def named(self) -> dict[str, Any]:  # Any: napari is untyped
+        """Every layer, by the name that the key table has for it."""
+        return {"labels": self.labels, "points": self.points, "shapes": self.shapes}
 
     @property
     def prompts(self) -> tuple[Any, ...]:
         """The layers that go when the session ends."""
-        return self.points, self.shapes, self.preview
+        return self.points, self.shapes
+
+
+@dataclass(frozen=True, eq=False)
+class SessionLayers(PromptLayers):
+    """The layers of a session that shows what it would commit."""
+
+    preview: Labels
+    stack: PreviewStack
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Every layer, by the name that the key table has for it."""
+        return {**super().named, "preview": self.preview}
+
+    @property
+    def prompts(self) -> tuple[Any, ...]:
+        """The layers that go when the session ends."""
+        return *super().prompts, self.preview
 
 
 def add_layers(
@@ -109,11 +130,25 @@ def add_layers(
     )
     preview.editable = False
     preview.contour = 0
+    shapes, points = _add_prompts(viewer, grid)
+    return SessionLayers(labels, shapes, points, preview, stack)
+
+
+def add_prompt_layers(
+    viewer: ViewerModel, *, grid: Grid, target: Target, name: str, labels: Labels | None = None
+) -> PromptLayers:
+    """Add what is missing to a viewer, without a preview, and select the prompts."""
+    labels = labels or _add_labels(viewer, grid, target, name)
+    return PromptLayers(labels, *_add_prompts(viewer, grid))
+
+
+def _add_prompts(viewer: ViewerModel, grid: Grid) -> tuple[Shapes, PointsLayer]:
+    """Add the layers for prompts, ready for a click."""
     shapes = _add_shapes(viewer, grid)
     points = _add_points(viewer, grid)
     viewer.layers.selection.active = points
     points.mode = "add"
-    return SessionLayers(labels, preview, shapes, points, stack)
+    return shapes, points
 
 
 def _add_labels(viewer: ViewerModel, grid: Grid, target: Target, name: str) -> Labels:

@@ -10,7 +10,7 @@ import numpy as np
 from napari_segany.core.types import Box
 from napari_segany.session.prompts import PlaneIndex
 
-from .layers import SessionLayers, set_sign
+from .layers import PromptLayers, set_sign
 
 _CLICK_PIXELS = 5  # on the screen: what moves further is a drag
 _LEFT, _RIGHT = 1, 2
@@ -22,8 +22,11 @@ Place = tuple[PlaneIndex, tuple[float, float]]
 class Clickable(Protocol):
     """What gestures act on."""
 
-    layers: SessionLayers
     is_positive: bool
+
+    @property
+    def layers(self) -> PromptLayers:
+        """Where prompts are given and shown."""
 
     def place(self, event: Event) -> Place | None:
         """Return plane and (row, col) under the mouse, None off the image or in a view without planes."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .layers import SessionLayers
+from .layers import PromptLayers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ MOUSE = (
 )
 
 
-def bind_shortcuts(viewer: Any, layers: SessionLayers, *, actions: object) -> Callable[[], None]:
+def bind_shortcuts(viewer: Any, layers: PromptLayers, *, actions: object) -> Callable[[], None]:
     """Bind every key of the table to the viewer and to each session layer.
 
     Returns
@@ -63,8 +63,7 @@ def bind_shortcuts(viewer: Any, layers: SessionLayers, *, actions: object) -> Ca
     """
     bound: list[tuple[Any, str]] = []
     for shortcut in SHORTCUTS:
-        places = {"labels": layers.labels, "preview": layers.preview, "points": layers.points}
-        places = {**places, "shapes": layers.shapes, "viewer": viewer}
+        places = {**layers.named, "viewer": viewer}
         for name, place in places.items():
             if name not in shortcut.leaves:
                 call = getattr(actions, shortcut.action)
