@@ -15,13 +15,13 @@ from napari_segany.models.mask_decoder import DecoderConfig
 from napari_segany.models.memory import MemoryConfig
 from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.sam2 import Sam2, Sam2Config
+from napari_segany.models.time_code import time_code
 from napari_segany.models.tracking import (
     ABSENT,
     FrameMemory,
     Recollection,
     TrackedFrame,
     Tracking,
-    time_code,
 )
 
 CONFIG = Sam2Config(

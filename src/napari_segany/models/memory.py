@@ -12,18 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, LayerNorm2d
+from .layers import Attention, LayerNorm2d, attend
+from .perceiver import PerceiverConfig
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryConfig:
-    """Sizes of the memory: channels per position, attention layers, frames and pointers remembered."""
+    """Sizes of the memory: channels per position, attention layers, frames and pointers remembered.
+
+    With a `perceiver` a frame's memory is its tokens; without one it is a map.
+    """
 
     width: int = 64
     layers: int = 4
     mlp_width: int = 2048
     frames: int = 7
     pointers: int = 16
+    perceiver: PerceiverConfig | None = None
 
 
 class MaskDownsampler(nn.Module):
@@ -125,7 +130,7 @@ class RotaryAttention(Attention):
         if key_rotation is None:
             key_rotation = rotation.repeat(placed // len(rotation), 1)
         keys = torch.cat((rotate(keys[:, :, :placed], key_rotation), keys[:, :, placed:]), dim=2)
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
+        mixed = attend(queries, keys, values)
         return self.out_proj(self.merge(mixed))
 
 
@@ -144,6 +149,15 @@ def rotation_at(width: int, *, x: Tensor, y: Tensor, theta: float = 10000.0) -> 
     )  # (width / 4,)
     angle = torch.cat((x[..., None] * frequency, y[..., None] * frequency), dim=-1)
     return torch.polar(torch.ones_like(angle), angle)
+
+
+def token_rotation(width: int, config: PerceiverConfig) -> Tensor:
+    """Return (L, width / 2) complex factors of a perceiver's tokens: ones for those without a place, then the grid's.
+
+    The grid's cells count from 0 on, as published, though each covers several cells of the queries' grid.
+    """
+    grid = axial_rotation(width, (config.side, config.side))
+    return torch.cat((torch.ones_like(grid[:1]).expand(config.latents, -1), grid))
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -191,6 +205,7 @@ class MemoryAttention(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(MemoryLayer(width, config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
+        self._perceiver = config.perceiver
 
     def forward(
         self, features: Tensor, memories: Tensor, *, codes: tuple[Tensor, Tensor], pointers: int
@@ -210,7 +225,12 @@ class MemoryAttention(nn.Module):
         size = (features.shape[2], features.shape[3])
         x = (features + 0.1 * codes[0]).flatten(2).transpose(1, 2)  # (B, hw, C)
         rotation = axial_rotation(x.shape[2], size).to(x.device)
+        turn = None if self._perceiver is None else token_rotation(x.shape[2], self._perceiver).to(x.device)
+        if turn is not None:
+            turn = turn.repeat((memories.shape[1] - pointers) // len(turn), 1)
         for layer in self.layers:
-            x = layer(x, memories + codes[1], memories, rotation=rotation, pointers=pointers)
+            x = layer(
+                x, memories + codes[1], memories, rotation=rotation, key_rotation=turn, pointers=pointers
+            )
         x = self.norm(x)
         return x.transpose(1, 2).unflatten(2, size)

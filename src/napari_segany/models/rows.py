@@ -3,12 +3,14 @@
 SAM: A. Kirillov et al., "Segment Anything", 2023 (arXiv:2304.02643). MobileSAM: C. Zhang et al., "Faster Segment
 Anything", 2023 (arXiv:2306.14289). HQ-SAM: L. Ke et al., "Segment Anything in High Quality", 2023
 (arXiv:2306.01567). SAM 2: N. Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024
-(arXiv:2408.00714). micro-sam: A. Archit et al., "Segment Anything for Microscopy", 2025
+(arXiv:2408.00714). EdgeTAM: C. Zhou et al., "EdgeTAM: On-Device Track Anything Model", 2025
+(arXiv:2501.07256). micro-sam: A. Archit et al., "Segment Anything for Microscopy", 2025
 (doi:10.1038/s41592-024-02580-4).
 
 Addresses and licences are those of the authors' repositories. Only micro-sam publishes hashes (xxh128), and SAM
 the first six digits of the MD5, in its file names; the other sha256 and md5 are those that third parties publish
-for the same files. Nobody published one for HQ-SAM 2. Parameters and keys are counted from the authors' modules.
+for the same files. Nobody published one for HQ-SAM 2 and EdgeTAM. Parameters and keys are counted from the
+authors' modules.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _OWNCLOUD = "https://owncloud.gwdg.de/index.php/s"
 _SAM2_PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
 _HQ_TOKEN = "mask_decoder.hf_token.weight"
 _HQ2_TOKEN = "sam_mask_decoder.hf_token.weight"
+_LATENTS = "spatial_perceiver.latents"
 _NANO_TOKEN = "sam_mask_decoder.fine.last.weight"
 _TINY_PATCHES = ("image_encoder.patch_embed.seq.0.c.weight", (32, 3, 3, 3))
 _VIT_WIDTHS = {"vit_b": 768, "vit_l": 1024, "vit_h": 1280}  # channels after the patch embedding
@@ -287,6 +290,23 @@ _HQ2 = ModelSpec(
     has_fine=True,
 )
 
+_EDGE = ModelSpec(
+    name="edgetam",
+    title="EdgeTAM",
+    family="sam2",
+    version="2.0",
+    trunk="repvit_m1",
+    file="edgetam.pt",
+    licence="Apache-2.0",
+    image_size=1024,
+    note="By the authors of EdgeTAM (Meta), 2025: a small SAM 2, distilled. Nobody published a hash of the file.",
+    layout=Layout(
+        982, (("image_encoder.trunk.body.stem.conv1.c.weight", (24, 3, 3, 3)), (_LATENTS, (256, 64)))
+    ),
+    url="https://github.com/facebookresearch/EdgeTAM/raw/main/checkpoints/edgetam.pt",
+    n_parameters=13_895_794,
+)
+
 # fmt: off
 _SAM_ROWS = (
     _SamRow("vit_b", "01ec64d29a2fca3f0661936605ae66f8",
@@ -367,6 +387,7 @@ ROWS = (
     *(row.spec() for row in _HQ_ROWS),
     *(row.spec() for row in _SAM2_ROWS),
     _HQ2,
+    _EDGE,
     *(row.spec() for row in _MICRO_ROWS),  # after SAM: a file without its name is told by its layout
 )
 """Every model that loads by name, in the order in which people see them."""

@@ -1,7 +1,8 @@
-"""SAM 2 and SAM 2.1, built from a row; and the bundled nano, the same prompt encoder and decoder over a small trunk.
+"""SAM 2, SAM 2.1 and EdgeTAM, built from a row; and the bundled nano, the same prompt encoder and decoder over a small
+trunk.
 
-Paper: Ravi et al. 2024, "SAM 2: Segment Anything in Images and Videos". State-dict keys are those of the released
-checkpoints, so these load without a key map.
+Papers: Ravi et al. 2024, "SAM 2: Segment Anything in Images and Videos"; Zhou et al. 2025, "EdgeTAM: On-Device Track
+Anything Model". State-dict keys are those of the released checkpoints, so these load without a key map.
 """
 
 from __future__ import annotations
@@ -12,21 +13,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .close_memory import CloseMemory, CloseMemoryConfig
 from .fine import FineConfig
 from .hiera import HIERA, Hiera, HieraConfig
 from .layers import Mlp, sine_position_code
 from .mask_decoder import DecoderConfig, MaskDecoder
 from .memory import MemoryAttention, MemoryConfig, MemoryEncoder
 from .nano import NANO, NanoConfig, NanoNeck, NanoTrunk
+from .perceiver import PerceiverConfig, SpatialPerceiver
 from .prompt_encoder import PromptEncoder
 from .promptable import ImageFeatures, Promptable, PromptableConfig
+from .repvit import REPVIT, RepVit, RepVitConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Sam2Config(PromptableConfig):
-    """Everything that tells one SAM 2 from another; `memory` is None for models of single images."""
+    """Everything that tells one SAM 2 from another; `memory` is None for models of single images.
 
-    trunk: HieraConfig | NanoConfig
+    The bundled models' is a `CloseMemoryConfig`: they follow objects in windows.
+    """
+
+    trunk: HieraConfig | RepVitConfig | NanoConfig
     _: KW_ONLY
     version: str = "2.1"
     memory: MemoryConfig | None = field(default_factory=MemoryConfig)
@@ -54,11 +61,11 @@ class FpnNeck(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Hiera and its neck."""
+    """Hiera or RepViT, and the neck."""
 
-    def __init__(self, trunk: HieraConfig, width: int) -> None:
+    def __init__(self, trunk: HieraConfig | RepVitConfig, width: int) -> None:
         super().__init__()
-        self.trunk = Hiera(trunk)
+        self.trunk = Hiera(trunk) if isinstance(trunk, HieraConfig) else RepVit(trunk)
         self.neck = FpnNeck(trunk.widths, width)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -93,7 +100,9 @@ class Sam2(Promptable):
         )
         self.sam_prompt_encoder = config.prompt_encoder()
         self.sam_mask_decoder = MaskDecoder(config.width, config.decoder, projects_fine_maps=not is_nano)
-        if config.memory is not None:
+        if isinstance(config.memory, CloseMemoryConfig):
+            self.memory = CloseMemory(config.width, config.memory)
+        elif config.memory is not None:
             self._add_memory(config.memory)
 
     @property
@@ -111,6 +120,8 @@ class Sam2(Promptable):
         width = self.config.width
         self.memory_attention = MemoryAttention(width, memory)
         self.memory_encoder = MemoryEncoder(width, memory)
+        if memory.perceiver is not None:
+            self.spatial_perceiver = SpatialPerceiver(memory.width, memory.perceiver)
         self.maskmem_tpos_enc = nn.Parameter(torch.zeros(memory.frames, 1, 1, memory.width))
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, width))
         self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, width))
@@ -130,7 +141,7 @@ class Sam2(Promptable):
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Return the features of (B, 3, H, W) normalised pixels, as prompts on single images see them."""
         features = self.encode_frame(pixels)
-        return features if self.config.memory is None else self.without_memory(features)
+        return self.without_memory(features)
 
     def encode_frame(self, pixels: Tensor) -> ImageFeatures:
         """Return the features of (B, 3, H, W) normalised pixels before any memory, or the lack of one, is added."""
@@ -146,6 +157,8 @@ class Sam2(Promptable):
 
     def without_memory(self, features: ImageFeatures) -> ImageFeatures:
         """Mark features of `encode_frame` as those of a frame that nothing is remembered of."""
+        if self.config.memory is None or isinstance(self.config.memory, CloseMemoryConfig):
+            return features
         return replace(features, embedding=features.embedding + self.no_mem_embed[0, 0, :, None, None])
 
     def position_code(self, size: tuple[int, int]) -> Tensor:
@@ -178,6 +191,12 @@ SAM2: dict[str, Sam2Config] = {
 } | {
     "sam2.1_hq_hiera_large": Sam2Config(
         "sam2.1_hq_hiera_large", HIERA["hiera_large"], decoder=DecoderConfig(fine=FineConfig())
+    ),
+    "edgetam": Sam2Config(
+        "edgetam",
+        REPVIT["repvit_m1"],
+        version="2.0",
+        memory=MemoryConfig(layers=2, perceiver=PerceiverConfig()),
     ),
     "sam2-nano": _NANO,
     "sam2-hq-nano": replace(

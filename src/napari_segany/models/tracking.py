@@ -14,11 +14,13 @@ from torch import Tensor
 
 from napari_segany.core.errors import CapabilityError, SettingsError
 
+from .close_memory import CloseMemoryConfig
 from .layers import sine_position_code
 from .mask_decoder import FineUse, MaskOutput
 from .prompt_encoder import PADDING
 from .promptable import ImageFeatures
 from .sam2 import Sam2
+from .time_code import time_code
 
 ABSENT = -1024.0
 """Logit of every pixel of an object that is judged absent."""
@@ -65,8 +67,8 @@ class FrameMemory:
 
     Attributes
     ----------
-    spatial : (B, C_mem, h, w)
-        Image and mask, fused.
+    spatial : (B, C_mem, h, w) or (B, L, C_mem)
+        Image and mask, fused: a map, or in models with a perceiver its tokens.
     pointers : (B, C)
     """
 
@@ -74,9 +76,13 @@ class FrameMemory:
     pointers: Tensor
 
     def __post_init__(self) -> None:
-        if self.spatial.ndim != 4 or self.pointers.ndim != 2 or len(self.spatial) != len(self.pointers):
+        if (
+            self.spatial.ndim not in (3, 4)
+            or self.pointers.ndim != 2
+            or len(self.spatial) != len(self.pointers)
+        ):
             raise SettingsError(
-                f"a memory needs (B, C_mem, h, w) and (B, C) of the same B, "
+                f"a memory needs (B, C_mem, h, w) or (B, L, C_mem), and (B, C) of the same B, "
                 f"got {tuple(self.spatial.shape)} and {tuple(self.pointers.shape)}"
             )
 
@@ -92,7 +98,7 @@ class Recollection:
 
     Attributes
     ----------
-    spatial : of (B, C_mem, h, w)
+    spatial : of (B, C_mem, h, w) or (B, L, C_mem)
         Memories, each with its age: 0 for a prompted frame, else the place in the queue, 1 the newest.
     pointers : of (B, C)
         Pointers, each with how many frames it lies back, in the direction of tracking.
@@ -134,7 +140,7 @@ class Tracking:
     storage: torch.dtype | None = torch.bfloat16
 
     def __post_init__(self) -> None:
-        if self.model.config.memory is None:
+        if self.model.config.memory is None or isinstance(self.model.config.memory, CloseMemoryConfig):
             raise CapabilityError(
                 f"{self.model.config.name} has no memory and cannot track; choose a SAM 2 for video"
             )
@@ -249,12 +255,20 @@ class Tracking:
         if self._is_later:
             absent = (~answer.is_present).to(spatial) * self.model.no_obj_embed_spatial  # (B, C_mem)
             spatial = spatial + absent[..., None, None]
+        if self._has_tokens:
+            spatial = self.model.spatial_perceiver(spatial)
         return FrameMemory(spatial.to(self.storage or spatial.dtype), answer.pointers)
 
     @property
     def _is_later(self) -> bool:
         """Whether the model has what SAM 2.1 added: a code for absent objects, and times of pointers."""
         return self.model.config.version == "2.1"
+
+    @property
+    def _has_tokens(self) -> bool:
+        """Whether the model's memories are a perceiver's tokens, and not maps."""
+        memory = self.model.config.memory
+        return memory is not None and memory.perceiver is not None
 
     def _judged(self, output: MaskOutput) -> TrackedFrame:
         """Return (B, 1) masks with those of absent objects emptied, and pointers that say so."""
@@ -279,12 +293,18 @@ class Tracking:
         """Return (B, L, C_mem) memories and their (B, L, C_mem) codes of place and age."""
         tokens, codes = [], []
         for age, spatial in recollection.spatial:
-            memory = spatial.to(dtype)
-            place = sine_position_code(memory.shape[1], (memory.shape[2], memory.shape[3])).to(memory)
-            code = place.flatten(1).T + self.model.maskmem_tpos_enc[age - 1, 0]  # (hw, C_mem); 0 is the last
-            tokens.append(memory.flatten(2).transpose(1, 2))
+            memory, place = self._placed(spatial.to(dtype))
+            code = place + self.model.maskmem_tpos_enc[age - 1, 0]  # (L, C_mem); 0 is the last
+            tokens.append(memory)
             codes.append(code.expand(len(memory), -1, -1))
         return torch.cat(tokens, dim=1), torch.cat(codes, dim=1)
+
+    def _placed(self, spatial: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, L, C_mem) tokens of a memory and the (L, C_mem) codes of their places."""
+        if self._has_tokens:
+            return spatial, self.model.spatial_perceiver.code().to(spatial)
+        code = sine_position_code(spatial.shape[1], (spatial.shape[2], spatial.shape[3])).to(spatial)
+        return spatial.flatten(2).transpose(1, 2), code.flatten(1).T
 
     def _pointer_tokens(self, recollection: Recollection, *, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, P, C_mem) tokens, several a pointer, and their (B, P, C_mem) codes of time."""
@@ -301,15 +321,6 @@ class Tracking:
         times = like.new_tensor(distances) / recollection.span
         code = self.model.obj_ptr_tpos_proj(time_code(times, tokens.shape[2]))  # (n, C_mem)
         return split, code.repeat_interleave(parts, dim=0).expand(len(like), -1, -1)
-
-
-def time_code(times: Tensor, width: int, *, temperature: float = 10000.0) -> Tensor:
-    """Return the (N, width) sine code of (N,) times: all sines, then all cosines, frequencies in pairs."""
-    half = width // 2
-    index = torch.arange(half, dtype=torch.float32, device=times.device)
-    period = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / half)
-    angle = times[:, None] / period  # (N, width / 2)
-    return torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
 def exclusive(logits: Tensor) -> Tensor:

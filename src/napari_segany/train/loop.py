@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from napari_segany.core.errors import DataError
 from napari_segany.models.sam2 import build_sam2
 
+from .clip_plan import ClipPlan
+from .clips import ClipStream
 from .dataset import Annotated, CropStream
+from .following import ClipBatch
 from .recipes import Recipe, Stage
 from .rounds import batch_loss
 from .trainable import LowPrecision, Trainable, take_over
@@ -62,9 +65,9 @@ class Trainer:
         self.images = images
         self.folder = folder
         self.device = torch.device(device)
-        self.module = Trainable(build_sam2(recipe.name)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
+        self.module = Trainable(build_sam2(recipe.row)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
         if recipe.base is not None:
-            take_over(self.module, recipe.base)
+            take_over(self.module, recipe.base, learns=recipe.learns)
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             _groups(self.module, recipe.weight_decay), lr=1e-4, betas=(0.9, 0.98)
@@ -129,15 +132,16 @@ class Trainer:
                 yield report
                 began = time.monotonic()
 
-    def _loader(self, stage: Stage) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    def _loader(self, stage: Stage) -> DataLoader[tuple[Tensor, ...]]:
         """Return an endless loader; its random numbers differ after every resume."""
-        stream = CropStream(
-            self.images,
-            stage.plan,
-            seed=self.recipe.seed * 100_003 + self.step,
-            scene_share=stage.scene_share,
-            kinds=stage.kinds,
-        )
+        seed = self.recipe.seed * 100_003 + self.step
+        stream: IterableDataset[tuple[Tensor, ...]]
+        if isinstance(stage.plan, ClipPlan):
+            stream = ClipStream(self.images, stage.plan, seed=seed)
+        else:
+            stream = CropStream(
+                self.images, stage.plan, seed=seed, scene_share=stage.scene_share, kinds=stage.kinds
+            )
         workers = 1 if self.device.type == "cpu" else 12
         return DataLoader(stream, batch_size=stage.batch, num_workers=workers, prefetch_factor=3)
 
@@ -148,15 +152,18 @@ class Trainer:
         return rate * min(1.0, (self.step + 1) / self.recipe.warmup)
 
     def _train_step(
-        self, batch: tuple[Tensor, Tensor, Tensor], stage: Stage, *, rate: float, rng: np.random.Generator
+        self, batch: tuple[Tensor, ...], stage: Stage, *, rate: float, rng: np.random.Generator
     ) -> float:
         """Take one optimiser step and return its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        is_fine = self.recipe.base is not None
-        self.module.train(mode=not is_fine)  # a frozen base keeps its statistics, too
+        self.module.train(mode=self.recipe.base is None)  # a frozen base keeps its statistics, too
         low = LowPrecision(self.module, torch.bfloat16)
-        loss = batch_loss(low, [x.to(self.device) for x in batch], stage, rng=rng, is_fine=is_fine)
+        parts = [x.to(self.device) for x in batch]
+        if self.recipe.follows:
+            loss: Tensor = low("follow", ClipBatch(*parts), rng, low.dtype)  # type: ignore[assignment]  # tasks share one signature
+        else:
+            loss = batch_loss(low, parts, stage, rng=rng, is_fine=self.recipe.is_fine)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from napari_segany.core.errors import UnknownModelError
 
+from .clip_plan import ClipPlan
 from .dataset import CropPlan
 from .scenes import KINDS, THIN_KINDS
 
@@ -19,7 +20,7 @@ class Stage:
     """
 
     steps: int
-    plan: CropPlan
+    plan: CropPlan | ClipPlan
     batch: int
     rate: float
     last_rate: float
@@ -34,7 +35,8 @@ class Stage:
 class Recipe:
     """How one model is trained, from nothing to the file in the wheel.
 
-    With a `base`, that model's weights are taken over and stay as they are; only the fine parts learn.
+    With a `base`, that model's weights are taken over and stay as they are; only parameters with one of `learns` in
+    their names learn. `model` is the row that is built, where it is not called as the recipe.
     """
 
     name: str
@@ -45,6 +47,23 @@ class Recipe:
     clip: float = 1.0
     average: float = 0.998
     base: str | None = None
+    learns: tuple[str, ...] = ()
+    model: str = ""
+
+    @property
+    def row(self) -> str:
+        """Name of the model that is built."""
+        return self.model or self.name
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether it is fine boundaries that are learnt."""
+        return ".fine." in self.learns
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is following through clips that is learnt."""
+        return isinstance(self.stages[-1].plan, ClipPlan)
 
     @property
     def steps(self) -> int:
@@ -95,9 +114,19 @@ SAM2_HQ_NANO = Recipe(
     ),
     weight_decay=0.01,
     base="sam2-nano",
+    learns=(".fine.",),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SAM2_NANO, SAM2_HQ_NANO)}
+SAM2_NANO_MEMORY = Recipe(
+    "sam2-nano-memory",
+    stages=(Stage(4000, ClipPlan(), batch=4, rate=1e-3, last_rate=0.0),),
+    weight_decay=0.02,
+    base="sam2-nano",
+    learns=(".memory.", ".pred_obj_score_head."),
+    model="sam2-nano",
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SAM2_NANO, SAM2_NANO_MEMORY, SAM2_HQ_NANO)}
 
 
 def recipe_of(name: str) -> Recipe:

@@ -11,6 +11,7 @@ from napari_segany.models.outline import outline_inputs, pixels_below
 from napari_segany.models.promptable import ImageFeatures
 from napari_segany.predict.preprocess import normalise
 
+from .dataset import CropPlan
 from .losses import (
     PLACES,
     dense_loss,
@@ -115,6 +116,7 @@ def _fine_round(
 
 def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
     """Return where a crop lies in a whole frame, (x, y): position codes must be known everywhere in it."""
+    assert isinstance(stage.plan, CropPlan)
     room = max(stage.plan.frames[1] - stage.plan.side, 0)
     x, y = rng.uniform(0, room, size=2)
     return float(x), float(y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,18 +13,24 @@ from torch import Tensor
 
 from napari_segany.core.errors import DataError
 from napari_segany.core.types import ModelCard
+from napari_segany.models.close_tracking import CloseTracking
+from napari_segany.models.sam2 import Sam2
 from napari_segany.models.weights import write_packed
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
 
+from .clip_plan import ClipPlan
+from .clips import ClipStream
 from .dataset import Annotated, is_validation, read_folder
+from .following import follow_quality
 from .loop import BEST, CHECKPOINT, StepReport, Trainer
 from .metrics import evaluate, validation_scenes
 from .recipes import Recipe, recipe_of
 from .scenes import THIN_KINDS
 
 _IMAGES, _SCENES, _OBJECTS = 24, 18, 8
+_CLIPS = 48
 _MEASURES = ("click1", "click3", "click5", "box", "best_of_3")
 
 
@@ -72,22 +79,42 @@ def _validator(
     recipe: Recipe, kept: list[Annotated], *, device: str
 ) -> Callable[[dict[str, Tensor]], dict[str, float]]:
     """Return a function that measures weights on a few held-back images and on scenes that training never renders."""
+    if recipe.follows:
+        return _following_validator(recipe, kept, device=device)
     step = max(1, len(kept) // _IMAGES)
     sets = {"scenes": list(validation_scenes(_SCENES))}
-    if recipe.base is not None:
+    if recipe.is_fine:
         sets["thin"] = list(validation_scenes(_SCENES, kinds=THIN_KINDS))
     if kept:
         sets["images"] = kept[::step][:_IMAGES]
 
     def validate(weights: dict[str, Tensor]) -> dict[str, float]:
-        card = ModelCard(recipe.name, "in training", has_fine=recipe.base is not None)
+        card = ModelCard(recipe.row, "in training", has_fine=recipe.is_fine)
         predictor = ImagePredictor(
             assemble(card, weights, placement=place(device), where="the running training")
         )
         results = {
             key: evaluate(predictor, items, most_objects=_OBJECTS).as_dict() for key, items in sets.items()
         }
-        return _flat(results, is_fine=recipe.base is not None)
+        return _flat(results, is_fine=recipe.is_fine)
+
+    return validate
+
+
+def _following_validator(
+    recipe: Recipe, kept: list[Annotated], *, device: str
+) -> Callable[[dict[str, Tensor]], dict[str, float]]:
+    """Return a function that measures weights on windows of clips that training never sees."""
+    plan = recipe.stages[-1].plan
+    assert isinstance(plan, ClipPlan)
+    stream = ClipStream(kept, plan, seed=1, first_seed=0)
+    clips = list(islice(stream, _CLIPS))
+
+    def validate(weights: dict[str, Tensor]) -> dict[str, float]:
+        card = ModelCard(recipe.row, "in training")
+        model = assemble(card, weights, placement=place(device), where="the running training")
+        assert isinstance(model.network, Sam2)
+        return follow_quality(CloseTracking(model.network), clips)
 
     return validate
 
@@ -121,7 +148,7 @@ def export_weights(folder: Path, path: Path, *, recipe: Recipe) -> None:
         path,
         weights,
         metadata={
-            "model": recipe.name,
+            "model": recipe.row,
             "licence": "BSD-3-Clause",
             "recipe": json.dumps(asdict(recipe)),
             "step": str(chosen["step"]),

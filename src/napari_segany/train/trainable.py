@@ -6,10 +6,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from napari_segany.models.close_tracking import CloseTracking
 from napari_segany.models.outline import OutlineHead
 from napari_segany.models.registry import spec_of
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.weights import find_weights, read_weights
+
+from .following import clip_loss
 
 
 class Trainable(nn.Module):
@@ -21,9 +24,12 @@ class Trainable(nn.Module):
         self.dense_head = nn.Conv2d(model.config.width // 8, 2, kernel_size=1)
 
     def forward(self, task: str, *inputs: object) -> object:
-        """Run one task: "encode" pixels, "decode" prompts, make "dense" maps, or "outline" masks anew."""
+        """Run one task: "encode" pixels, "decode" prompts, make "dense" maps, "outline" masks anew, "follow" clips."""
         if task == "encode":
             return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
+        if task == "follow":
+            batch, rng, dtype = inputs
+            return clip_loss(CloseTracking(self.model), batch, rng=rng, dtype=dtype)  # type: ignore[arg-type]  # as above
         if task == "dense":
             return self.dense_head(*inputs)
         if task == "outline":
@@ -72,10 +78,10 @@ class LowPrecision:
         return functional_call(self.module, self.weights, (task, *inputs))
 
 
-def take_over(module: Trainable, base: str) -> None:
-    """Give a model the weights of its base, and freeze all but the fine parts."""
+def take_over(module: Trainable, base: str, *, learns: tuple[str, ...]) -> None:
+    """Give a model the weights of its base, and freeze all but the parameters with one of `learns` in their names."""
     own = module.model.state_dict()
     weights = read_weights(find_weights(spec_of(base)))
     module.model.load_state_dict(own | weights)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad = ".fine." in name
+        parameter.requires_grad = any(part in name for part in learns)

@@ -1,0 +1,162 @@
+"""The steps of following objects in windows: answer a prompt, follow without one, remember.
+
+Arithmetic only, over a network with a `CloseMemory` and plain values; which windows and which memories is decided in
+`predict`. A followed object is told its last mask as a prompt, carried into the new window, beside what the memory adds
+to the embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_segany.core.errors import CapabilityError
+
+from .close_memory import CloseMemory, CloseMemoryConfig, CloseRecollection
+from .mask_decoder import MaskOutput
+from .prompt_encoder import PADDING
+from .promptable import ImageFeatures
+from .sam2 import Sam2
+from .tracking import ABSENT, TrackedFrame
+from .windows import Places, carried
+
+MEMORY_CELL = 16
+"""Window pixels on the side of a memory token."""
+
+SURE = 10.0
+"""Object score where a person said that the object is there, or not."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """B windows of one frame, and their features: those of single images."""
+
+    features: ImageFeatures
+    places: Places
+
+    @property
+    def side(self) -> int:
+        """Window pixels on a side."""
+        return self.features.embedding.shape[2] * 8
+
+    def rows(self, index: Tensor) -> Seen:
+        """Return some of the windows."""
+        return Seen(self.features.of(index), self.places.rows(index))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CloseKept:
+    """What is remembered of B objects on a frame: memory tokens (B, L, C_mem) of windows, pointers (B, C)."""
+
+    tokens: Tensor
+    pointers: Tensor
+    places: Places
+
+    @property
+    def grid(self) -> int:
+        """Tokens on a window's side."""
+        return round(self.tokens.shape[1] ** 0.5)
+
+    def rows(self, index: Tensor) -> CloseKept:
+        """Return what is kept of some objects."""
+        return CloseKept(self.tokens[index], self.pointers[index], self.places.rows(index))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CloseTracking:
+    """Following in windows, over one network."""
+
+    model: Sam2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model.config.memory, CloseMemoryConfig):
+            raise CapabilityError(f"{self.model.config.name} does not follow objects in windows")
+
+    @property
+    def memory(self) -> CloseMemory:
+        """The memory of the network."""
+        return self.model.memory
+
+    def prompted(
+        self, seen: Seen, xy: Tensor, labels: Tensor, *, masks: Tensor | None, multimask: bool
+    ) -> TrackedFrame:
+        """Answer prompts as on single images: (B, N, 2) points in window pixels, (B, 1, 4h, 4w) earlier logits.
+
+        The object is taken to be there. With `multimask`, the best of three masks.
+        """
+        output = self.model.decode_all(seen.features, xy, labels, masks=masks)
+        chosen = self.model.decoder.select(output, multimask=multimask)
+        if multimask:
+            chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
+        return self._judged(chosen, scores=torch.full_like(chosen.ious, SURE))
+
+    def drawn(self, seen: Seen, logits: Tensor) -> TrackedFrame:
+        """Take (B, 1, 4h, 4w) logits as the answer: masks that a person drew, or that were found before."""
+        output = self._unprompted(seen.features, logits)
+        is_present = (logits > 0).flatten(1).any(dim=1, keepdim=True)
+        answer = self._judged(output, scores=torch.where(is_present, SURE, -SURE))
+        return replace(answer, logits=torch.where(is_present[..., None, None], logits.float(), ABSENT))
+
+    def followed(self, seen: Seen, told: CloseRecollection, *, earlier: Tensor) -> TrackedFrame:
+        """Answer without a prompt, on what is recalled and on (B, 1, 4h, 4w) earlier logits, zeros for none."""
+        return self.judged(self.asked(seen, told, earlier=earlier))
+
+    def asked(self, seen: Seen, told: CloseRecollection, *, earlier: Tensor) -> MaskOutput:
+        """Return what the decoder says for `followed`, before objects are judged absent."""
+        reminded = self.memory.remind(seen.features.embedding, told)
+        return self._unprompted(replace(seen.features, embedding=reminded, look=None), earlier)
+
+    def judged(self, output: MaskOutput) -> TrackedFrame:
+        """Return an answer of `asked` with absent objects emptied."""
+        assert output.object_scores is not None
+        return self._judged(output, scores=output.object_scores)
+
+    def remember(self, seen: Seen, answer: TrackedFrame) -> CloseKept:
+        """Encode an answer as a memory."""
+        side = seen.side
+        wide = F.interpolate(answer.logits.float(), size=(side, side), mode="bilinear", align_corners=False)
+        tokens = self.memory.encode(seen.features.embedding, wide.sigmoid(), is_present=answer.is_present)
+        return CloseKept(tokens, answer.pointers, seen.places)
+
+    def recollection(
+        self,
+        places: Places,
+        kept: list[tuple[int, CloseKept]],
+        pointers: list[tuple[int, CloseKept]],
+    ) -> CloseRecollection:
+        """Return memories with their ages, and pointers with their distances, as seen from other windows."""
+        cells = [
+            places.cells(
+                k.places.centres((k.grid, k.grid), stride=MEMORY_CELL), stride=self.model.config.stride
+            )
+            for _, k in kept
+        ]
+        return CloseRecollection(
+            tuple((age, k.tokens) for age, k in kept),
+            tuple(cells),
+            tuple((distance, k.pointers) for distance, k in pointers),
+        )
+
+    def earlier(self, answer: TrackedFrame, *, source: Places, target: Places) -> Tensor:
+        """Return the logits of an answer in other windows; zeros, which say nothing, of absent objects."""
+        logits = carried(answer.logits, source=source, target=target, cell=self.model.config.stride / 4)
+        return torch.where(answer.is_present[..., None, None], logits.clamp(-10, 10), 0.0)
+
+    def _unprompted(self, features: ImageFeatures, logits: Tensor) -> MaskOutput:
+        """Return the first mask of an answer to earlier logits alone."""
+        xy = logits.new_zeros(len(logits), 1, 2, dtype=torch.float32)
+        labels = torch.full((len(logits), 1), PADDING, device=logits.device)
+        return self.model.decode_all(features, xy, labels, masks=logits, kept=slice(1))
+
+    def _judged(self, output: MaskOutput, *, scores: Tensor) -> TrackedFrame:
+        """Return (B, 1) masks, emptied where the (B, 1) scores say that the object is absent, and pointers."""
+        is_present = scores > 0
+        return TrackedFrame(
+            logits=torch.where(is_present[..., None, None], output.logits.float(), ABSENT),
+            ious=output.ious,
+            object_scores=scores,
+            pointers=self.memory.point(output.tokens[:, 0], is_present=is_present),
+        )

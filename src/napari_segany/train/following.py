@@ -1,0 +1,184 @@
+"""The loss of a batch of clips: prompts on some frames, following on the others, the memory and its use learnt.
+
+Paper: Ravi et al. 2024, appendix D.2.2 ("Full training"). The image model is frozen here, so clips cost one encoding of
+each frame without gradients, and windows of one clip are encoded together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen
+from napari_segany.models.mask_decoder import MaskOutput
+from napari_segany.models.promptable import ImageFeatures
+from napari_segany.models.tracking import TrackedFrame
+from napari_segany.models.windows import Places
+from napari_segany.predict.preprocess import normalise
+
+from .losses import mask_loss, true_iou
+from .simulate import CELL, PromptMix, first_prompts
+
+PRESENCE_WEIGHT = 1.0
+_MIX = PromptMix(click=0.15, box=0.6)  # most prompts say what is meant: a wrong first mask teaches nothing
+_SECOND_SHARE = 0.3  # of batches that get a second prompted frame
+_FORGET_SHARE = 0.15  # of followed frames that are not told the last mask
+_POINTERS = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipBatch:
+    """B clips of T windows: pixels (B, T, 3, S, S), masks (B, T, K, S, S), corners (B, T, 2), scales (B, 1)."""
+
+    pixels: Tensor
+    masks: Tensor
+    corners: Tensor
+    scales: Tensor
+
+    def truth(self, t: int) -> Tensor:
+        """Return the (B * K, 1, S / 2, S / 2) chances of frame `t`."""
+        return F.avg_pool2d(self.masks[:, t].float(), CELL).flatten(0, 1)[:, None]
+
+    def places(self, t: int) -> Places:
+        """Return the (B * K) places of frame `t`."""
+        count = self.masks.shape[2]
+        return Places(
+            self.corners[:, t].repeat_interleave(count, 0), self.scales[:, 0].repeat_interleave(count, 0)
+        )
+
+
+def clip_loss(
+    tracking: CloseTracking, batch: ClipBatch, *, rng: np.random.Generator, dtype: torch.dtype
+) -> Tensor:
+    """Return the mean loss over the followed frames of a batch."""
+    frames = batch.masks.shape[1]
+    prompted = {0} | ({int(rng.integers(2, frames))} if rng.random() < _SECOND_SHARE else set())
+    losses = [
+        followed_loss(output, batch.truth(t))
+        for t, _, output in _follow(tracking, batch, prompted, rng=rng, dtype=dtype, forget=_FORGET_SHARE)
+    ]
+    return torch.stack(losses).mean()
+
+
+def _follow(
+    tracking: CloseTracking,
+    batch: ClipBatch,
+    prompted: set[int],
+    *,
+    rng: np.random.Generator,
+    dtype: torch.dtype,
+    forget: float = 0.0,
+) -> Iterator[tuple[int, TrackedFrame, MaskOutput]]:
+    """Yield the followed frames of a batch: answers, and what the decoder said before absent objects were emptied."""
+    frames, count = batch.masks.shape[1:3]
+    with torch.no_grad():
+        pixels = normalise(batch.pixels.flatten(0, 1)).to(dtype, memory_format=torch.channels_last)
+        features = tracking.model.encode(pixels)
+    bank: dict[int, tuple[CloseKept, TrackedFrame]] = {}
+    for t in range(frames):
+        seen = Seen(_of_frame(features, t, frames=frames, count=count), batch.places(t))
+        if t in prompted:
+            answer = _prompted(tracking, seen, batch.truth(t), rng=rng)
+        else:
+            output = _asked(tracking, seen, bank, t, prompted, forget=forget, rng=rng)
+            answer = tracking.judged(output)
+            yield t, answer, output
+        bank[t] = tracking.remember(seen, answer), answer
+
+
+@torch.inference_mode()
+def follow_quality(
+    tracking: CloseTracking, clips: list[tuple[Tensor, Tensor, Tensor, Tensor]], *, batch: int = 8
+) -> dict[str, float]:
+    """Return the mean IoU over followed object-frames, the same at the last frame, and the accuracy of presence."""
+    rng = np.random.default_rng(0)
+    ious: list[tuple[int, float]] = []
+    right: list[bool] = []
+    for start in range(0, len(clips), batch):
+        parts = ClipBatch(*(torch.stack(x) for x in zip(*clips[start : start + batch], strict=True)))
+        for t, answer, _ in _follow(tracking, parts, {0}, rng=rng, dtype=torch.float32):
+            truth = parts.truth(t)
+            is_there = (truth > 0.5).flatten(1).any(1)
+            found = true_iou(answer.logits, truth)[:, 0]
+            ious += [(t, float(iou)) for iou in found[is_there]]
+            right += (answer.is_present[:, 0] == is_there).tolist()
+    mean = float(np.mean([iou for _, iou in ious]))
+    last = float(np.mean([iou for t, iou in ious if t == clips[0][0].shape[0] - 1]))
+    presence = float(np.mean(right))
+    return {
+        "iou": round(mean, 4),
+        "last": round(last, 4),
+        "presence": round(presence, 4),
+        "score": round((mean + last + presence) / 3, 4),
+    }
+
+
+def followed_loss(output: MaskOutput, truth: Tensor) -> Tensor:
+    """Return the loss of one followed frame: masks where the object is, presence everywhere.
+
+    Parameters
+    ----------
+    output
+        With one mask; logits (N, 1, h, w), object scores (N, 1).
+    truth : (N, 1, h, w), 0 to 1
+    """
+    assert output.object_scores is not None
+    is_there = (truth > 0.5).flatten(1).any(1).float()
+    masks = mask_loss(output.logits.float(), truth)[:, 0]
+    presence = F.binary_cross_entropy_with_logits(output.object_scores[:, 0].float(), is_there)
+    return (masks * is_there).sum() / is_there.sum().clamp(min=1) + PRESENCE_WEIGHT * presence
+
+
+def _prompted(
+    tracking: CloseTracking, seen: Seen, truth: Tensor, *, rng: np.random.Generator
+) -> TrackedFrame:
+    """Return the answers to simulated first prompts; of objects that are not there, that they are not."""
+    binary = (truth[:, 0] > 0.5).cpu().numpy()
+    is_there = torch.from_numpy(binary.any((1, 2)))[:, None].to(truth.device)
+    safe = binary.copy()
+    safe[~binary.any((1, 2)), 0, 0] = True
+    prompts = first_prompts(safe, rng, mix=_MIX).to(truth.device)
+    answer = tracking.prompted(seen, prompts.xy, prompts.labels, masks=prompts.masks, multimask=False)
+    empty = tracking.drawn(seen, torch.full_like(answer.logits, -10.0))
+    return TrackedFrame(
+        torch.where(is_there[..., None, None], answer.logits, empty.logits),
+        answer.ious,
+        torch.where(is_there, answer.object_scores, empty.object_scores),
+        torch.where(is_there, answer.pointers, empty.pointers),
+    )
+
+
+def _asked(
+    tracking: CloseTracking,
+    seen: Seen,
+    bank: dict[int, tuple[CloseKept, TrackedFrame]],
+    frame: int,
+    prompted: set[int],
+    *,
+    forget: float,
+    rng: np.random.Generator,
+) -> MaskOutput:
+    """Return what the decoder says to a frame without a prompt."""
+    told_frames = sorted(t for t in prompted if t < frame)
+    passed = [t for t in range(frame - 1, max(-1, frame - tracking.memory.n_ages), -1) if t not in prompted]
+    kept = [(0, bank[t][0]) for t in told_frames] + [(frame - t, bank[t][0]) for t in passed]
+    pointers = [(frame - t, k) for t, (k, _) in bank.items() if frame - t <= _POINTERS or t in prompted]
+    told = tracking.recollection(seen.places, kept, pointers)
+    last, answer = bank[frame - 1]
+    earlier = tracking.earlier(answer, source=last.places, target=seen.places).detach()
+    is_told = torch.from_numpy(rng.random(len(earlier)) >= forget).to(earlier.device)
+    return tracking.asked(seen, told, earlier=earlier * is_told[:, None, None, None])
+
+
+def _of_frame(features: ImageFeatures, frame: int, *, frames: int, count: int) -> ImageFeatures:
+    """Return the features of one frame of all clips, (B * T) rows in, one row an object out."""
+
+    def pick(x: Tensor) -> Tensor:
+        return x.unflatten(0, (-1, frames))[:, frame].repeat_interleave(count, 0)
+
+    return ImageFeatures(pick(features.embedding), tuple(pick(level) for level in features.fine))
