@@ -51,7 +51,7 @@ def some_pace(
     rng = canvas.rng
     drift = rng.normal(0, 0.03 * diameter, 2) if rng.random() < 0.3 else np.zeros(2)
     return {
-        "speed": diameter * float(np.exp(rng.uniform(np.log(0.008), np.log(most)))),
+        "speed": diameter * float(np.exp(rng.uniform(np.log(0.01), np.log(most)))),
         "inertia": float(rng.uniform(0.3, 0.97)),
         "spin": float(np.exp(rng.uniform(np.log(0.005), np.log(0.15)))),
         "drift": (float(drift[0]), float(drift[1])),
@@ -61,7 +61,7 @@ def some_pace(
 def some_division(canvas: Canvas, *, frames: int, chance: float = 0.6) -> float:
     """Return the chance of a division per body and frame: none in some movies, half of the bodies at most."""
     rng = canvas.rng
-    return float(rng.uniform(0.1, 0.5)) / max(frames, 8) if rng.random() < chance else 0.0
+    return float(rng.uniform(0.15, 0.6)) / max(frames, 8) if rng.random() < chance else 0.0
 
 
 def _jolts(canvas: Canvas, *, frames: int, diameter: float) -> NDArray[np.float64]:
@@ -144,11 +144,11 @@ def cells(canvas: Canvas, frames: int) -> Footage:
         aspect=rng.uniform(1.1, 2.2),
         roughness=rng.uniform(0.04, 0.13),
         wobble=rng.uniform(0.05, 0.3),
-        push=rng.choice([0.1, 0.4, 0.8]),
+        push=rng.choice([0.0, 0.4, 0.8], p=[0.15, 0.35, 0.5]),
         contrast=rng.uniform(0.05, 0.45),
         division=some_division(canvas, frames=frames),
         growth=0.01,
-        **some_pace(canvas, diameter=diameter, most=0.15),  # type: ignore[arg-type]  # named like its fields
+        **some_pace(canvas, diameter=diameter, most=0.25),  # type: ignore[arg-type]  # named like its fields
     )
     look = some_look(
         canvas, diameter=diameter, profiles=("flat", "domed", "rim"), inners=("none", "dark", "bright")
@@ -166,11 +166,11 @@ def phase(canvas: Canvas, frames: int) -> Footage:
         aspect=rng.uniform(1.1, 2.0),
         roughness=rng.uniform(0.02, 0.1),
         wobble=rng.uniform(0.05, 0.25),
-        push=rng.choice([0.2, 0.6, 0.9]),
+        push=rng.choice([0.1, 0.6, 0.9], p=[0.15, 0.4, 0.45]),
         contrast=rng.uniform(0.05, 0.2),
         division=some_division(canvas, frames=frames),
         growth=0.01,
-        **some_pace(canvas, diameter=diameter, most=0.15),  # type: ignore[arg-type]  # named like its fields
+        **some_pace(canvas, diameter=diameter, most=0.25),  # type: ignore[arg-type]  # named like its fields
     )
     look = some_look(
         canvas, diameter=diameter, profiles=("domed", "domed", "flat"), inners=("none", "bright", "dark")

@@ -76,6 +76,9 @@ class Troupe:
             self.actors.append(self._new(place))
         for _ in range(15):
             self._push(0.5)
+        for actor in self.actors:  # some are about to divide as the movie starts
+            if self.rng.random() < self.habits.division * _ROUNDING:
+                actor.rounding = int(self.rng.integers(1, _ROUNDING))
 
     @property
     def margin(self) -> float:
@@ -119,10 +122,9 @@ class Troupe:
 
     def _waves(self) -> NDArray[np.complex128]:
         """Return new (5,) harmonics of an outline."""
-        size = self.habits.roughness / (np.arange(1, _LOBES + 1) ** 1.2)
-        waves: NDArray[np.complex128] = size * (
-            self.rng.normal(size=_LOBES) + 1j * self.rng.normal(size=_LOBES)
-        )
+        size = self.habits.roughness / np.arange(1, _LOBES + 1) ** 1.2
+        waves = np.empty(_LOBES, dtype=np.complex128)
+        waves.real, waves.imag = self.rng.normal(0, size, (2, _LOBES))
         return waves
 
     def _prepare(self, actor: _Actor) -> None:
@@ -182,7 +184,7 @@ class Troupe:
         actor.angle += habits.spin * float(rng.normal())
         keep = 1 - habits.wobble
         fresh = float(np.sqrt(1 - keep**2))
-        actor.waves = np.asarray(keep * actor.waves + fresh * self._waves(), dtype=np.complex128)
+        actor.waves = keep * actor.waves + fresh * self._waves()
         if actor.rounding < 0 and not habits.is_rod:
             actor.aspect += (actor.own_aspect - actor.aspect) * 0.25
             target = max(1 + (habits.aspect - 1) * float(rng.uniform(0.2, 1.8)), 1.0)
@@ -193,21 +195,32 @@ class Troupe:
             actor.aspect *= grown**2  # a rod grows along its axis
 
     def _push(self, strength: float) -> None:
-        """Move bodies that overlap away from each other."""
+        """Move and turn bodies that overlap away from each other; each acts as three discs along its axis."""
         if strength <= 0 or len(self.actors) < 2:
             return
-        at = np.array([actor.at for actor in self.actors])
-        reach = np.array([actor.radius for actor in self.actors])
-        away = at[:, None] - at[None]
+        count = len(self.actors)
+        size = np.array([actor.radius for actor in self.actors])
+        root = np.sqrt([actor.aspect for actor in self.actors])
+        angle = np.array([actor.angle for actor in self.actors])
+        axis = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+        arms = (
+            np.array([-1.0, 0.0, 1.0])[None, :, None] * ((size * (root - 1 / root))[:, None] * axis)[:, None]
+        )
+        discs = (np.array([actor.at for actor in self.actors])[:, None] + arms).reshape(-1, 2)
+        reach = np.repeat(size / root, 3)
+        away = discs[:, None] - discs[None]
         distance = np.hypot(away[..., 0], away[..., 1]) + 1e-6
-        room = 0.95 * (reach[:, None] + reach[None])
-        overlap = np.maximum(room - distance, 0)
-        np.fill_diagonal(overlap, 0)
-        push = (away / distance[..., None] * overlap[..., None]).sum(1) * (0.5 * strength)
-        length = np.hypot(push[:, 0], push[:, 1])
-        push *= np.minimum(1, 0.3 * reach / np.maximum(length, 1e-9))[:, None]
-        for actor, move in zip(self.actors, push, strict=True):
+        overlap = np.maximum(0.97 * (reach[:, None] + reach[None]) - distance, 0)
+        owner = np.repeat(np.arange(count), 3)
+        overlap[owner[:, None] == owner[None]] = 0
+        force = (away / distance[..., None] * overlap[..., None]).sum(1).reshape(count, 3, 2) * 0.5 * strength
+        push = force.sum(1)
+        push *= np.minimum(1, 0.3 * size / np.maximum(np.hypot(push[:, 0], push[:, 1]), 1e-9))[:, None]
+        torque = (arms[..., 1] * force[..., 0] - arms[..., 0] * force[..., 1]).sum(1)
+        turn = np.clip(torque / np.maximum((arms**2).sum((1, 2)), size**2), -0.2, 0.2)
+        for actor, move, by in zip(self.actors, push, turn, strict=True):
             actor.at = actor.at + move
+            actor.angle += float(by)
 
     def _pose(self, actor: _Actor) -> Pose:
         """Return how a body lies now."""

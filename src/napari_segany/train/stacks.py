@@ -50,9 +50,9 @@ class _Solid:
         )
 
 
-def _step(canvas: Canvas) -> float:
-    """Return how far planes lie apart, in pixels: 1 to 6."""
-    return float(np.exp(canvas.rng.uniform(0, np.log(6))))
+def _step(canvas: Canvas, *, thinnest: float) -> float:
+    """Return how far planes lie apart, in pixels: 1 to 6, and at least five to the `thinnest` body."""
+    return float(np.exp(canvas.rng.uniform(0, np.log(np.clip(thinnest / 5, 1.05, 6)))))
 
 
 def _solids(canvas: Canvas, planes: int, *, diameter: float, step: float) -> list[_Solid]:
@@ -121,7 +121,8 @@ def _scanned(canvas: Canvas, light: FloatArray, labels: Labels, *, diameter: flo
 
 def blobs(canvas: Canvas, planes: int) -> Footage:
     """Cut solid round bodies: they appear, grow, shrink and vanish."""
-    diameter, step = some_diameter(canvas, low=12, high=70), _step(canvas)
+    diameter = some_diameter(canvas, low=12, high=70)
+    step = _step(canvas, thinnest=diameter)
     look = some_look(canvas, diameter=diameter, profiles=("flat", "domed"), inners=("none", "none", "dark"))
     return _cut(canvas, planes, diameter=diameter, step=step, look=look)
 
@@ -144,7 +145,8 @@ def shells(canvas: Canvas, planes: int) -> Footage:
     """Cut bodies that shine at their surface alone: free hollow ones, or cells packed into tissue."""
     if canvas.rng.random() < 0.5:
         return _tissue(canvas, planes)
-    diameter, step = some_diameter(canvas, low=18, high=80), _step(canvas)
+    diameter = some_diameter(canvas, low=18, high=80)
+    step = _step(canvas, thinnest=diameter)
     look = some_look(canvas, diameter=diameter, profiles=("rim",), inners=("none", "none", "bright"))
     return _cut(
         canvas, planes, diameter=diameter, step=step, look=replace(look, wall=min(look.wall, 0.12 * diameter))
@@ -154,7 +156,7 @@ def shells(canvas: Canvas, planes: int) -> Footage:
 def _tissue(canvas: Canvas, planes: int) -> Footage:
     """Cut a block of packed cells with bright membranes."""
     rng, shape = canvas.rng, canvas.shape
-    step = _step(canvas)
+    step = _step(canvas, thinnest=30)
     room = np.array([planes * step, shape[0], shape[1]])
     low = float(max(np.cbrt(room.prod() / 40), np.sqrt(shape[0] * shape[1] / 34)))
     diameter = float(np.clip(rng.uniform(low, 1.6 * low), 20, 0.6 * min(shape)))
@@ -208,8 +210,8 @@ def _plane_of(
 def tubes(canvas: Canvas, planes: int) -> Footage:
     """Cut vessels or neurites that branch and cross the planes, solid or hollow."""
     rng, shape = canvas.rng, canvas.shape
-    step = _step(canvas)
-    width = float(np.exp(rng.uniform(np.log(8), np.log(24))))
+    width = float(np.exp(rng.uniform(np.log(8), np.log(28))))
+    step = _step(canvas, thinnest=width)
     vines = some_vines(rng, room=(planes, *shape), width=width, step=step)
     wall = rng.uniform(1.2, 2.5) if width > 10 and rng.random() < 0.4 else 0.0
     grain = canvas.full_noise(beta=1.3) * np.float32(rng.choice([0.0, 0.1, 0.25]))

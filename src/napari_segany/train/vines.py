@@ -27,7 +27,7 @@ def some_vines(
     """Return 3 to 12 branching tubes of a typical width in a block of (planes, rows, cols) `step` pixels apart."""
     size = np.array(room, dtype=np.float64)
     span = float(np.hypot(size[1], size[2]))
-    contrast, steep = rng.uniform(0.05, 0.4), rng.uniform(0.1, 0.9)
+    contrast, steep = rng.uniform(0.05, 0.4), rng.uniform(0.3, 2.5)
     found = []
     for number in range(1, int(rng.integers(3, 13)) + 1):
         start = rng.uniform(0.15 * size, 0.85 * size) if number <= 3 else rng.uniform(0 * size, size)
@@ -35,7 +35,7 @@ def some_vines(
         heading = _direction(rng, steep=steep)
         radius = 0.5 * width * float(np.exp(rng.normal(0, 0.2)))
         parts = _branches(
-            rng, start, heading, radius=radius, length=span * rng.uniform(0.3, 0.8), steep=steep
+            rng, start, heading, radius=radius, length=span * rng.uniform(0.4, 1.0), steep=steep
         )
         points = np.concatenate([curve for curve, _ in parts]) / [step, 1, 1]
         light = 0.5 * float(np.exp(rng.normal(0, contrast)))
@@ -62,17 +62,17 @@ def _branches(
     """Return curves (N, 3) in pixels with their radii: a stem that runs both ways, and forks off it."""
     parts: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     buds = [(start, heading, radius, length), (start, -heading, radius, 0.5 * length)]
-    while buds and len(parts) < 7:
+    while buds and len(parts) < 5:
         at, way, thick, reach = buds.pop(0)
         gap = max(0.4 * thick, 1.0)
         count = max(int(reach / gap), 3)
         bend = ndimage.gaussian_filter1d(rng.normal(size=(count, 3)), 6.0, axis=0, mode="nearest")
-        ways = way + np.cumsum(bend * [0.5 * steep, 1, 1], axis=0) * 0.12
+        ways = way + np.cumsum(bend * [min(steep, 1.0), 1, 1], axis=0) * 0.12
         ways /= np.linalg.norm(ways, axis=1, keepdims=True)
         curve = at + np.cumsum(ways * gap, axis=0)
         radii = np.linspace(thick, max(0.65 * thick, 2.0), count)
         parts.append((curve, radii))
-        for _ in range(int(rng.integers(0, 3))):
+        for _ in range(int(rng.integers(0, 2))):
             fork = int(rng.integers(count // 3, count))
             side = ways[fork] + 1.1 * _direction(rng, steep=steep)
             side /= max(float(np.linalg.norm(side)), 1e-9)
