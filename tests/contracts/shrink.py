@@ -9,8 +9,10 @@ from napari_segany.models.fine import FineConfig
 from napari_segany.models.hiera import HieraConfig
 from napari_segany.models.memory import MemoryConfig
 from napari_segany.models.nano import NanoConfig
+from napari_segany.models.perceiver import PerceiverConfig
 from napari_segany.models.promptable import PromptableConfig
 from napari_segany.models.registry import list_models
+from napari_segany.models.repvit import RepVitConfig
 from napari_segany.models.sam import SamConfig
 from napari_segany.models.sam2 import Sam2Config
 from napari_segany.models.tiny_vit import TinyVitConfig
@@ -20,7 +22,7 @@ WIDTH = 64
 SIDE = 64
 HEADS = 2  # few enough for the paths that inference takes where a few tokens face an image
 
-Trunk = VitConfig | TinyVitConfig | HieraConfig | NanoConfig
+Trunk = VitConfig | TinyVitConfig | HieraConfig | NanoConfig | RepVitConfig
 
 
 def shrunken(config: PromptableConfig) -> PromptableConfig:
@@ -36,7 +38,9 @@ def shrunken(config: PromptableConfig) -> PromptableConfig:
     )
     small = replace(config, trunk=trunk, image_size=SIDE, width=WIDTH, decoder=decoder)
     if isinstance(small, Sam2Config) and small.memory is not None:
-        small = replace(small, memory=MemoryConfig(width=8, layers=1, mlp_width=64, frames=3))
+        perceiver = None if small.memory.perceiver is None else PerceiverConfig(latents=4, side=2)
+        memory = MemoryConfig(width=8, layers=1, mlp_width=64, frames=3, perceiver=perceiver)
+        small = replace(small, memory=memory)
     return small
 
 
@@ -48,6 +52,8 @@ def _small_trunk(trunk: Trunk) -> Trunk:
         return replace(trunk, width=4 * trunk.heads, window=3, image_size=SIDE, out_width=WIDTH)
     if isinstance(trunk, TinyVitConfig):
         return replace(trunk, widths=(8, 16, 20, 40), image_size=SIDE, out_width=WIDTH, classes=5)
+    if isinstance(trunk, RepVitConfig):
+        return replace(trunk, widths=(8, 16, 24, 32))
     return replace(trunk, width=8 * trunk.heads)
 
 

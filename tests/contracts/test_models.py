@@ -17,6 +17,7 @@ from .small import LABELS, XY, Small, small_row
 UNUSED = (
     "memory_attention.",
     "memory_encoder.",
+    "spatial_perceiver.",
     "maskmem_tpos_enc",
     "no_mem_pos_enc",
     "no_obj_ptr",

@@ -21,6 +21,7 @@ FAMILIES = {
     "SAM 2 video predictor": "sam2_video",
     "SAM 2 legacy video predictor": "sam2_video",
     "HQ-SAM 2": "hq2",
+    "EdgeTAM": "edgetam",
     "SAM": "sam",
     "MobileSAM": "sam",
     "HQ-SAM": "sam",

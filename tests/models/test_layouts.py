@@ -17,7 +17,7 @@ from napari_segany.models.registry import ModelSpec, list_models, spec_of
 from napari_segany.models.weights import identify, load_strictly
 
 FOLDER = Path(__file__).parents[1] / "golden" / "layouts"
-LAYOUTS = {path.stem: path for path in FOLDER.glob("*sam*.json") if "decoder" not in path.stem}
+LAYOUTS = {path.stem: path for path in FOLDER.glob("*.json") if "decoder" not in path.stem}
 NAMES = [spec.name for spec in list_models() if not spec.is_bundled]
 TOKEN = {"sam": "mask_decoder.iou_token.weight", "sam2": "sam_mask_decoder.iou_token.weight"}
 
