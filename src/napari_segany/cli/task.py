@@ -19,7 +19,7 @@ from napari_segany.io.features import FeatureStore
 from napari_segany.io.images import open_image
 from napari_segany.io.label_store import LabelStore
 from napari_segany.io.opened import OpenedImage
-from napari_segany.io.prompts import FramePrompts, SavedObject, load_prompts
+from napari_segany.io.prompts import FramePrompts, SavedObject, check_inside, load_prompts
 from napari_segany.models.download import weights_dir
 from napari_segany.models.registry import list_models
 from napari_segany.session.image import ImageSession
@@ -176,7 +176,7 @@ def read_objects(task: Task, opened: OpenedImage) -> list[SavedObject]:
         ]
     for one in objects:
         for prompts in one.prompts:
-            _check_inside(prompts, one.id, shape=opened.label_shape)
+            check_inside(prompts, one.id, shape=opened.label_shape)
     return objects
 
 
@@ -296,19 +296,3 @@ def _together(clicked: SavedObject, boxed: SavedObject) -> SavedObject:
         raise PromptError(f"the clicks and the box of object {clicked.id} are on different planes")
     both = (p.model_copy(update={"box": boxes[p.index].box}) for p in clicked.prompts)
     return SavedObject(id=clicked.id, name=clicked.name, prompts=tuple(both))
-
-
-def _check_inside(prompts: FramePrompts, number: int, *, shape: tuple[int, ...]) -> None:
-    """Raise PromptError unless every click is on a pixel and the box lies in the plane."""
-    height, width = shape[-2:]
-    for row, col, _ in prompts.points:
-        if not (-0.5 <= row < height - 0.5 and -0.5 <= col < width - 0.5):
-            raise PromptError(
-                f"object {number}: the click {row:g},{col:g} is outside the image of {height} x {width}"
-            )
-    if prompts.box is not None:
-        row0, col0, row1, col1 = prompts.box
-        if row0 < 0 or col0 < 0 or row1 > height or col1 > width:
-            raise PromptError(
-                f"object {number}: the box {prompts.box} is outside the image of {height} x {width}"
-            )

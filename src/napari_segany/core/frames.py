@@ -325,3 +325,31 @@ class ReadAhead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class PlanesAhead:
+    """The planes of an image, of which the frames of one stack are read ahead; for sources on disk.
+
+    Close it, or use it with `with`.
+    """
+
+    def __init__(self, stack: FrameStack) -> None:
+        self._stack, self._ahead = stack, ReadAhead(stack)
+        self.name, self.shape = stack.planes.name, stack.planes.shape
+
+    def read(self, index: tuple[int, ...]) -> AnyArray:
+        """Return one (H, W) or (H, W, C) plane."""
+        frame = self._stack.frame_of(index)
+        return self._stack.planes.read(index) if frame is None else self._ahead[frame]
+
+    def window(self) -> Window:
+        """Return the one intensity window of all planes."""
+        return self._stack.window()
+
+    def __enter__(self) -> PlanesAhead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ahead.close()

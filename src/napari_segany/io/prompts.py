@@ -36,6 +36,7 @@ __all__ = [
     "SavedMask",
     "SavedObject",
     "SavedState",
+    "check_inside",
     "load_prompts",
     "load_state",
     "read_csv",
@@ -98,6 +99,30 @@ def load_prompts(path: str | os.PathLike[str], *, axes: str = "YX") -> list[Save
     if not any(one.prompts for one in objects):
         raise PromptError(f"{file} holds no prompt")
     return objects
+
+
+def check_inside(prompts: FramePrompts, number: int, *, shape: tuple[int, ...]) -> None:
+    """Raise PromptError unless every click is on a pixel, the box lies in the plane and a mask is as large as it.
+
+    `number` is that of the object; `shape` is (..., H, W).
+    """
+    height, width = shape[-2:]
+    for row, col, _ in prompts.points:
+        if not (-0.5 <= row < height - 0.5 and -0.5 <= col < width - 0.5):
+            raise PromptError(
+                f"object {number}: the click {row:g},{col:g} is outside the image of {height} x {width}"
+            )
+    if prompts.box is not None:
+        row0, col0, row1, col1 = prompts.box
+        if row0 < 0 or col0 < 0 or row1 > height or col1 > width:
+            raise PromptError(
+                f"object {number}: the box {prompts.box} is outside the image of {height} x {width}"
+            )
+    if prompts.mask is not None and prompts.mask.size != (height, width):
+        raise PromptError(
+            f"object {number}: its mask of {prompts.mask.size[0]} x {prompts.mask.size[1]} does not fit "
+            f"the image of {height} x {width}"
+        )
 
 
 def read_csv(path: str | os.PathLike[str]) -> list[SavedObject]:

@@ -1,0 +1,196 @@
+"""Prompts for stacks: from any prompt file, or from labels of a frame, sorted by stack and frame."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from napari_segany.core.axes import channel_axis
+from napari_segany.core.errors import FileFormatError, PromptError
+from napari_segany.core.frames import FrameStack
+from napari_segany.core.types import Prompt
+
+from .frames import FilePlanes
+from .images import TIFF, open_image
+from .ome_zarr import read_labels
+from .opened import OpenedImage
+from .prompts import FramePrompts, SavedObject, check_inside, load_state, read_csv, read_geojson
+from .state import SUFFIX
+
+_JSON = (".geojson", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class StackPrompt:
+    """What a file says about one object on one frame of a stack; `said` keeps masks packed."""
+
+    object_id: int
+    frame: int
+    said: FramePrompts
+    name: str = ""
+
+    def prompt(self) -> Prompt:
+        """Return what a predictor is asked."""
+        return self.said.prompt()
+
+
+def load_stack_prompts(
+    path: str | os.PathLike[str], stacks: Sequence[FrameStack], *, frame: int | None = None
+) -> list[list[StackPrompt]]:
+    """Return the prompts of a file for each of some stacks of one image, by object and frame.
+
+    Planes may be named in full, as a viewer does; or by the frame alone, which then holds for every stack; or not at
+    all, as in labels of one plane: then `frame` says which it is. Prompts on planes outside the stacks, such as other
+    time points than a fixed one, are left out.
+
+    Parameters
+    ----------
+    path
+        `*.segany.json`, napari's `.csv` of points or rectangles, `.geojson`; or labels (TIFF, OME-Zarr), of which
+        every object on every plane becomes a mask prompt.
+    stacks
+        As from `frame_stacks`, at least one.
+    frame
+        Where prompts are that name no plane; of labels with many planes, the only one that counts.
+
+    Raises
+    ------
+    PromptError
+        If there is no prompt for these stacks, or one lies outside of them.
+    FileFormatError
+        If the file is damaged or of another kind.
+    """
+    file = Path(path)
+    length = len(stacks[0])
+    if frame is not None and not 0 <= frame < length:
+        raise PromptError(f"frame {frame} is not one of the {length} of {stacks[0].name}")
+    if file.is_dir() or file.suffix.lower() in TIFF:
+        objects = _read_label_prompts(file, stacks[0], frame=frame)
+    else:
+        objects = _read_prompts(file, stacks[0], is_frame_given=frame is not None)
+    found = [_prompts_of(objects, stack, frame=frame, file=file) for stack in stacks]
+    if not any(found):
+        elsewhere = "; those it has are on other planes" if any(one.prompts for one in objects) else ""
+        raise PromptError(f"{file} holds no prompt for {stacks[0].name}{elsewhere}")
+    return found
+
+
+def _read_prompts(file: Path, stack: FrameStack, *, is_frame_given: bool) -> list[SavedObject]:
+    """Return what a prompt file holds, planes as it names them."""
+    if file.name.endswith(SUFFIX):
+        return list(load_state(file).objects)
+    if file.suffix.lower() == ".csv":
+        return read_csv(file)
+    if file.suffix.lower() in _JSON:
+        is_plain = is_frame_given and not _names_planes(file)
+        return read_geojson(file, axes="YX" if is_plain else stack.planes.calibration.axes)
+    raise FileFormatError(
+        f"{file} holds no prompts; accepted: *{SUFFIX}, napari's *.csv, *.geojson, and labels as TIFF or OME-Zarr"
+    )
+
+
+def _names_planes(file: Path) -> bool:
+    """Return whether a feature of a GeoJSON file says on which plane it is; damage is found by its reader."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        features = content.get("features", [content]) if isinstance(content, dict) else content
+        return any("plane" in feature["geometry"] for feature in features)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _prompts_of(
+    objects: Sequence[SavedObject], stack: FrameStack, *, frame: int | None, file: Path
+) -> list[StackPrompt]:
+    """Return the prompts of one stack, checked to lie inside of it."""
+    found = []
+    for one in objects:
+        for said in one.prompts:
+            where = _frame_in(stack, said.index, object_id=one.id, frame=frame, file=file)
+            if where is not None:
+                check_inside(said, one.id, shape=stack.frame_shape)
+                found.append(StackPrompt(one.id, where, said, one.name))
+    return sorted(found, key=lambda prompt: (prompt.object_id, prompt.frame))
+
+
+def _frame_in(
+    stack: FrameStack, index: tuple[int, ...], *, object_id: int, frame: int | None, file: Path
+) -> int | None:
+    """Return the frame of a stack that a prompt is on; None if it is on a plane of another stack."""
+    leading = stack.planes.shape[:-2]
+    if index == ():
+        if frame is None:
+            raise PromptError(
+                f"object {object_id} of {file} names no frame; say which of the {len(stack)} it is on "
+                "with --frame (frame=...)"
+            )
+        return frame
+    sides = leading if len(index) == len(leading) else (len(stack),)
+    if len(index) != len(sides):
+        raise PromptError(
+            f"object {object_id} of {file} names its plane by {len(index)} indices; the stack needs "
+            f"{len(leading)}, for {stack.planes.calibration.axes[:-2]!r}, or the frame alone"
+        )
+    if any(not 0 <= i < side for i, side in zip(index, sides, strict=True)):
+        raise PromptError(f"object {object_id} of {file} is on plane {index}, outside the planes {sides}")
+    return stack.frame_of(index) if len(index) == len(leading) else index[0]
+
+
+def _read_label_prompts(file: Path, stack: FrameStack, *, frame: int | None) -> list[SavedObject]:
+    """Return every object of labels, its mask on each of its planes as a prompt."""
+    opened = _open_labels(file)
+    planes = FilePlanes(opened)
+    leading = _leading_of(planes.shape, stack, file=file)
+    masks: dict[int, list[FramePrompts]] = {}
+    for index in product(*map(range, planes.shape[:-2])):
+        named = index[len(index) - len(leading) :]  # sides of one before them say nothing
+        if named and frame is not None and _place_of(stack, named) != frame:
+            continue
+        labels = planes.read(index)
+        for label in np.unique(labels):
+            if label != 0:
+                said = FramePrompts.of(Prompt(mask=labels == label), index=named)
+                masks.setdefault(int(label), []).append(said)
+    if any(label < 0 for label in masks):
+        raise FileFormatError(f"{file} has labels below 0; 0 is background, objects are 1 and above")
+    return [SavedObject(id=label, prompts=tuple(said)) for label, said in sorted(masks.items())]
+
+
+def _open_labels(file: Path) -> OpenedImage:
+    """Return an image of whole numbers without channels."""
+    try:
+        opened = read_labels(file) if file.is_dir() else open_image(file)
+    except FileFormatError:
+        if not file.is_dir():
+            raise
+        opened = open_image(file)  # not said to be labels: perhaps they are
+    if opened.dtype.kind not in "ui" or channel_axis(opened.axes) is not None:
+        raise FileFormatError(
+            f"{file} is {opened.dtype} with axes {opened.axes!r}; labels are whole numbers without channels"
+        )
+    return opened
+
+
+def _leading_of(shape: tuple[int, ...], stack: FrameStack, *, file: Path) -> tuple[int, ...]:
+    """Return the sides of labels that name planes of a stack: all of them, the frames alone, or none."""
+    whole = stack.planes.shape
+    leading = shape[:-2]
+    while leading and leading[0] == 1 and leading not in (whole[:-2], (len(stack),)):
+        leading = leading[1:]
+    if shape[-2:] == whole[-2:] and leading in (whole[:-2], (len(stack),), ()):
+        return leading
+    raise PromptError(
+        f"{file} has labels of shape {shape}, which fit neither {stack.planes.name} of shape {whole} "
+        f"nor one plane of it, {whole[-2:]}"
+    )
+
+
+def _place_of(stack: FrameStack, named: tuple[int, ...]) -> int:
+    """Return the index on the frame axis of a plane that is named in full, or by its frame alone."""
+    return named[stack.planes.calibration.axes.index(stack.along)] if len(named) > 1 else named[0]
