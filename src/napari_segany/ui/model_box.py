@@ -21,6 +21,7 @@ _GROUPS = (
     ("sam_", "SAM and MobileSAM"),
     ("sam2.1_", "SAM 2.1"),
     ("sam2_", "SAM 2"),
+    ("edgetam", "EdgeTAM"),
     ("microsam_", "micro-sam"),
 )
 _BYTES_PER_PARAMETER = 4  # of the published files
