@@ -43,7 +43,10 @@ class Habits:
 
 @dataclass(slots=True, eq=False)
 class _Actor:
-    """One body as it is now; `rounding` counts the frames until it divides, -1 while it does not."""
+    """One body as it is now.
+
+    `rounding` counts the frames until it divides, -1 while it does not; `resting` those that it stays near its sister.
+    """
 
     number: int
     at: NDArray[np.float64]
@@ -58,6 +61,7 @@ class _Actor:
     offset: tuple[float, float]
     own_aspect: float
     rounding: int = -1
+    resting: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -160,8 +164,9 @@ class Troupe:
                 daughter.aspect = 1.15
             daughter.angle = mother.angle + (0 if self.habits.is_rod else np.pi / 2) + rng.normal(0, 0.1)
             daughter.at = mother.at + sign * away * axis
-            daughter.velocity = mother.velocity * 0.3 + sign * axis * mother.radius * rng.uniform(0.05, 0.2)
+            daughter.velocity = mother.velocity * 0.3 + sign * axis * mother.radius * rng.uniform(0.1, 0.4)
             daughter.light = mother.light * float(np.exp(rng.normal(0, 0.08)))
+            daughter.resting = _ROUNDING
             daughter.height = mother.height + 1e-3 * sign
             self.actors.append(daughter)
             self.parents[daughter.number] = mother.number
@@ -169,7 +174,8 @@ class Troupe:
     def _move(self, actor: _Actor) -> None:
         """Move, turn, grow and reshape one body."""
         rng, habits = self.rng, self.habits
-        calm = 0.3 if actor.rounding >= 0 else 1.0
+        calm = 0.3 if actor.rounding >= 0 or actor.resting > 0 else 1.0
+        actor.resting = max(actor.resting - 1, 0)
         kick = np.sqrt(1 - habits.inertia**2) * habits.speed / np.sqrt(2)
         actor.velocity = habits.inertia * actor.velocity + kick * rng.normal(size=2)
         step = actor.velocity * calm + habits.drift

@@ -160,5 +160,5 @@ def export_clips(
         notes[name] = {"kind": clip.kind, "axis": clip.axis, "parents": parents}
         metadata = {"axes": f"{clip.axis.upper()}YX"}
         for part, array in (("images", clip.images), ("labels", clip.labels.astype(np.uint16))):
-            tifffile.imwrite(root / part / f"{name}.tif", array, metadata=metadata, compression="zlib")
+            tifffile.imwrite(root / part / f"{name}.tif", array, photometric="minisblack", metadata=metadata)
     (root / "clips.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
