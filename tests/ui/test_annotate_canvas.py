@@ -69,7 +69,7 @@ def test_buttons_and_modifiers_make_negative_clicks(desk) -> None:
     desk.hand.click(37, 60)
     desk.settle()
     assert running.session.prompts(()).points.positive.tolist() == [True, False, False, False]
-    assert desk.widget.work._negative.isChecked()
+    assert desk.widget.work.signs.negative.isChecked()
 
 
 def test_a_click_is_a_prompt_with_the_image_selected_too(desk) -> None:

@@ -9,7 +9,8 @@ from napari_segany.core.errors import ImageError, SegAnyError
 from napari_segany.core.masks import ArrayLabels
 from napari_segany.core.types import Box
 from napari_segany.session.image import ImageSession
-from napari_segany.ui.annotation import Annotation, explain
+from napari_segany.ui.annotation import Annotation
+from napari_segany.ui.dock import explain
 from napari_segany.ui.grid import grid_of, source_of
 from napari_segany.ui.layers import PreviewStack, add_layers
 from napari_segany.ui.settings import Settings

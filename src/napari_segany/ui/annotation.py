@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_segany.core.errors import SegAnyError
 from napari_segany.core.masks import LabelPatch
 from napari_segany.session.answers import Preview
 from napari_segany.session.image import ImageSession
@@ -142,10 +141,3 @@ class Annotation(Prompting):
 
     def _on_object(self, object_id: int) -> None:
         self.layers.labels.selected_label = object_id
-
-
-def explain(error: Exception) -> str:
-    """Return what a notification says about an error; ours say what to do, others say what they are."""
-    if isinstance(error, SegAnyError):
-        return str(error)
-    return f"{type(error).__name__}: {error}. Press Start to try again, or choose another model."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]  # a name that qtpy makes
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QSizePolicy, QWidget
 
-from napari_segany.models.registry import list_models
+from napari_segany.models.registry import ModelSpec, list_models
 
 from .fine_box import FineBox
 from .grid import channel_count
@@ -106,30 +106,38 @@ class ChoicePanel(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: ViewerModel, *, model: str) -> None:
+    def __init__(self, viewer: ViewerModel, *, model: str, specs: Sequence[ModelSpec] | None = None) -> None:
         super().__init__()
         self.images = LayerBox(viewer, "Image", tip="The image or stack to segment")
         self.labels = LayerBox(viewer, "Labels", tip="Where committed objects go", first=_NEW_LABELS)
         self.channels = combo_box("The channel that the model looks at")
-        self.models = ModelBox(list_models(), chosen=model)
-        self.fine = FineBox()
+        self.models = ModelBox(list_models() if specs is None else specs, chosen=model)
         self._channel_title = QLabel("Channel")
         form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
+        self._fill(form)
+        self.images.box.currentIndexChanged.connect(self._show_channels)
+        self._show_channels()
+
+    def _fill(self, form: QFormLayout) -> None:
+        """Put everything to choose into the form."""
+        self.fine = FineBox()
         form.addRow("Image", self.images.box)
         form.addRow(self._channel_title, self.channels)
         form.addRow("Model", self.models)
         form.addRow("", self.fine)
         form.addRow("Labels", self.labels.box)
-        self.images.box.currentIndexChanged.connect(self._show_channels)
-        self._show_channels()
 
     def choice(self) -> Choice | None:
         """Return what is chosen, None while there is no image."""
         if self.images.layer is None:
             return None
-        channel = self.channels.currentIndex() if self.channels.count() else None
-        return Choice(self.images.layer, self.models.name, channel, self.labels.layer)
+        return Choice(self.images.layer, self.models.name, self.channel, self.labels.layer)
+
+    @property
+    def channel(self) -> int | None:
+        """The chosen channel, None where the image has no channel axis."""
+        return self.channels.currentIndex() if self.channels.count() else None
 
     def hold(self, is_running: bool) -> None:
         """Keep what a running session cannot change from being changed."""

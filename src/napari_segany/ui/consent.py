@@ -8,8 +8,8 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout
 
 from napari_segany.models.registry import ModelSpec
 
+from .buttons import button
 from .model_box import is_here
-from .working import button
 
 _COLOUR = "#d9a441"
 

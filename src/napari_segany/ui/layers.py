@@ -27,6 +27,7 @@ POSITIVE, NEGATIVE = "positive", "negative"
 COLOURS = {POSITIVE: "#2bd97c", NEGATIVE: "#ff4d6d"}
 SYMBOLS = {POSITIVE: "disc", NEGATIVE: "x"}
 _PREVIEW_COLOUR = "#ffe45c"
+_OTHER_COLOUR = "#8fd0ff"  # of previews of objects that are not the one in work
 _SIGN = "prompt"
 
 
@@ -37,7 +38,7 @@ class PreviewStack:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
-        self.planes: dict[PlaneIndex, BoolMask] = {}
+        self.planes: dict[PlaneIndex, BoolMask | NDArray[np.uint8]] = {}
 
     @property
     def ndim(self) -> int:
@@ -189,7 +190,8 @@ def _add_points(viewer: ViewerModel, grid: Grid) -> PointsLayer:
 def _preview_colormap() -> Any:  # Any: napari is untyped
     from napari.utils.colormaps import DirectLabelColormap
 
-    return DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: _PREVIEW_COLOUR})
+    colours = {None: "transparent", 0: "transparent", 1: _PREVIEW_COLOUR, 2: _OTHER_COLOUR}
+    return DirectLabelColormap(color_dict=colours)
 
 
 # ---------------------------------------------------------------------------------------- clicks

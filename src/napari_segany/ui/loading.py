@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeAlias, TypeVar
 
-from napari_segany.core.types import ImagePredictorLike
+from napari_segany.core.types import ImagePredictorLike, VideoPredictorLike
 from napari_segany.models.download import Progress
 from napari_segany.session.worker import CancelledError, Post
 
 from .preload import preload_torch
 from .settings import Settings
 
-Loader = Callable[[str, Settings, Progress], ImagePredictorLike]
+PredictorType = TypeVar("PredictorType")
+Loader: TypeAlias = Callable[[str, Settings, Progress], PredictorType]
 """Turns a model's name, or a weights file's path, into a predictor; tells of downloads on the way."""
 
 
@@ -25,6 +27,17 @@ def load_predictor(model: str, settings: Settings, progress: Progress) -> ImageP
 
     loaded = load_model(model, device=settings.device, precision=settings.precision, progress=progress)
     predictor: ImagePredictorLike = FindingPredictor(loaded)
+    return predictor
+
+
+def load_video_predictor(model: str, settings: Settings, progress: Progress) -> VideoPredictorLike:
+    """Load a model with a memory, to follow objects; called on a worker's thread, as it takes seconds or minutes."""
+    preload_torch()
+    from napari_segany.predict.loading import load_model
+    from napari_segany.predict.video import VideoPredictor
+
+    loaded = load_model(model, device=settings.device, precision=settings.precision, progress=progress)
+    predictor: VideoPredictorLike = VideoPredictor(loaded)
     return predictor
 
 
@@ -47,7 +60,7 @@ class Download:
         self._is_called_off.set()
 
 
-class Loading:
+class Loading(Generic[PredictorType]):
     """The ways in which one widget loads models.
 
     Parameters
@@ -60,14 +73,16 @@ class Loading:
         Takes bytes done, bytes in all, and what is downloaded.
     """
 
-    def __init__(self, load: Loader, *, post: Post, shown: Callable[[int, int, str], None]) -> None:
+    def __init__(
+        self, load: Loader[PredictorType], *, post: Post, shown: Callable[[int, int, str], None]
+    ) -> None:
         self._load, self._post, self._shown = load, post, shown
         self._present: Download | None = None
 
-    def of(self, model: str, *, settings: Settings) -> Callable[[], ImagePredictorLike]:
+    def of(self, model: str, *, settings: Settings) -> Callable[[], PredictorType]:
         """Return what loads a model when it is called; it can be called again after it failed."""
 
-        def load() -> ImagePredictorLike:
+        def load() -> PredictorType:
             self._present = download = Download(post=self._post, shown=self._shown)
             return self._load(model, settings, download)
 

@@ -78,6 +78,7 @@ class Prompting:
 
     sign_changed = Signal(bool)
     stopped = Signal(str)
+    session: Any  # Any: an ImageSession or a VolumeSession
 
     def __init__(
         self,

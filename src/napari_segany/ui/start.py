@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_warning
 
+from napari_segany.core.types import ImagePredictorLike
 from napari_segany.io.features import FeatureStore
 from napari_segany.session.image import ImageSession
 from napari_segany.session.worker import LatestWorker
@@ -56,7 +57,7 @@ def start(
     *,
     settings: Settings,
     post: MainThread,
-    loading: Loading,
+    loading: Loading[ImagePredictorLike],
 ) -> tuple[Annotation, Exception | None]:
     """Start a session in a viewer.
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]  # a name that qtpy makes
 from qtpy.QtWidgets import (
-    QAbstractButton,
-    QButtonGroup,
     QCheckBox,
     QFormLayout,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QProgressBar,
-    QPushButton,
-    QSizePolicy,
     QSpinBox,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -27,24 +19,13 @@ from napari_segany.session.answers import Preview, Stage
 from napari_segany.session.image import ImageSession
 
 from .annotation import Annotation
-from .shortcuts import MOUSE, SHORTCUTS
+from .buttons import ActionPanel, SignBox, button, show_step, side_by_side
+from .shortcuts import MOUSE, PLANES, keys_of
 
 _PATIENCE_MS = 200  # work that takes longer than this gets a progress bar
 _FINDS = "Add every object of this plane to the labels, as one step; what is there stays"
 _FINDS_NOT = "This model needs clicks; micro-sam's models find objects by themselves"
 _LARGEST_ID = (1 << 31) - 1  # of a spin box
-
-
-def button(text: str, tip: str, *, clicked: Callable[[], object]) -> QPushButton:
-    """Return a push button that leaves the keyboard to the canvas.
-
-    `clicked` is connected as it is: a method then does not keep its widget alive, as a lambda would.
-    """
-    made = QPushButton(text)
-    made.setToolTip(tip)
-    made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    made.clicked.connect(clicked)
-    return made
 
 
 class BusyBar(QWidget):
@@ -91,12 +72,12 @@ class BusyBar(QWidget):
         self._title.setText(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
 
-class WorkPanel(QWidget):
+class WorkPanel(ActionPanel):
     """Sign of clicks, candidates, object id, commit and undo, for the running session."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._running: Annotation | None = None
+        self.signs = SignBox()
         self.busy = BusyBar()
         self.status = QLabel("")
         self.status.setWordWrap(True)
@@ -109,6 +90,7 @@ class WorkPanel(QWidget):
         self._layout()
         self.object_id.valueChanged.connect(self._on_id_typed)
         self.protect.toggled.connect(self._on_protect)
+        self.signs.chosen.connect(self._on_sign_chosen)
         self.busy.cancelled.connect(self._cancel)
 
     def follow(self, running: Annotation | None) -> None:
@@ -141,39 +123,30 @@ class WorkPanel(QWidget):
         layout.addWidget(self.status)
         layout.addWidget(self.busy)
         form = QFormLayout()
-        form.addRow("Clicks", self._signs())
+        form.addRow("Clicks", self.signs)
         form.addRow("Mask", self._candidates())
         form.addRow("Object", self._objects())
         layout.addLayout(form)
         layout.addWidget(self.protect)
         layout.addLayout(self._actions())
 
-    def _signs(self) -> QWidget:
-        self._positive = _choice("●  Add", "Plain clicks mark the object (T)", "#2bd97c")
-        self._negative = _choice("✕  Cut", "Plain clicks mark what does not belong to it (T)", "#ff4d6d")
-        group = QButtonGroup(self)
-        for one in (self._positive, self._negative):
-            group.addButton(one)
-        group.buttonClicked.connect(self._on_sign_chosen)
-        return _row(self._positive, self._negative)
-
     def _candidates(self) -> QWidget:
-        self._smaller = self._action_button("◂  Smaller", "The next smaller mask (,)", "show_smaller")
-        self._larger = self._action_button("Larger  ▸", "The next larger mask (.)", "show_larger")
+        self._smaller = self.action_button("◂  Smaller", "The next smaller mask (,)", "show_smaller")
+        self._larger = self.action_button("Larger  ▸", "The next larger mask (.)", "show_larger")
         for one in (self._smaller, self._larger):
             one.setEnabled(False)
-        return _row(self._smaller, self._larger)
+        return side_by_side(self._smaller, self._larger)
 
     def _objects(self) -> QWidget:
-        next_one = self._action_button("Next", "Another object, without committing (N)", "next_object")
-        return _row(self.object_id, next_one)
+        next_one = self.action_button("Next", "Another object, without committing (N)", "next_object")
+        return side_by_side(self.object_id, next_one)
 
     def _actions(self) -> QGridLayout:
-        self._commit = self._action_button("Commit", "Write the object into the labels (Enter)", "commit")
-        self._clear = self._action_button("Clear", "Forget the clicks (Esc)", "clear")
-        self._undo = self._action_button("Undo", "Ctrl+Z", "undo")
-        self._redo = self._action_button("Redo", "Ctrl+Shift+Z", "redo")
-        self.find_all = self._action_button("Find all objects", "", "find_all")
+        self._commit = self.action_button("Commit", "Write the object into the labels (Enter)", "commit")
+        self._clear = self.action_button("Clear", "Forget the clicks (Esc)", "clear")
+        self._undo = self.action_button("Undo", "Ctrl+Z", "undo")
+        self._redo = self.action_button("Redo", "Ctrl+Shift+Z", "redo")
+        self.find_all = self.action_button("Find all objects", "", "find_all")
         grid = QGridLayout()
         for place, one in enumerate((self._commit, self._clear, self._undo, self._redo)):
             grid.addWidget(one, place // 2, place % 2)
@@ -182,23 +155,13 @@ class WorkPanel(QWidget):
 
     # ------------------------------------------------------------------ actions
 
-    def _action_button(self, text: str, tip: str, action: str) -> QPushButton:
-        """Return a button that calls one action of the key table."""
-        made = button(text, tip, clicked=self._on_action)
-        made.setProperty("action", action)
-        return made
-
-    def _on_action(self) -> None:
-        if self._running is not None:
-            getattr(self._running, self.sender().property("action"))()
-
     def _cancel(self) -> None:
         if self._running is not None:
             self._running.session.cancel()
 
-    def _on_sign_chosen(self, chosen: QAbstractButton) -> None:
+    def _on_sign_chosen(self, is_positive: bool) -> None:
         if self._running is not None:
-            self._running.set_positive(chosen is self._positive)
+            self._running.set_positive(is_positive)
 
     def _on_id_typed(self, value: int) -> None:
         if self._running is not None:
@@ -232,45 +195,17 @@ class WorkPanel(QWidget):
 
     def _on_history(self) -> None:
         session: ImageSession | None = self._running.session if self._running is not None else None
-        for one, word, title in (
-            (self._undo, "Undo", session and session.undo_title),
-            (self._redo, "Redo", session and session.redo_title),
-        ):
-            one.setEnabled(title is not None)
-            one.setToolTip(f"{word} {title or ''}".strip())
+        show_step(self._undo, "Undo", session.undo_title if session else None)
+        show_step(self._redo, "Redo", session.redo_title if session else None)
 
     def _on_sign(self, positive: bool) -> None:
-        (self._positive if positive else self._negative).setChecked(True)
+        self.signs.show_sign(positive)
 
 
-def help_text() -> str:
+def help_text(kind: str = PLANES) -> str:
     """Return keys and mouse as a small table."""
-    rows = [*MOUSE, *((shortcut.shown, shortcut.title) for shortcut in SHORTCUTS)]
+    rows = [*MOUSE, *((shortcut.shown, shortcut.title) for shortcut in keys_of(kind))]
     cells = "".join(
         f"<tr><td style='padding-right:10px'><b>{keys}</b></td><td>{title}</td></tr>" for keys, title in rows
     )
     return f"<table>{cells}</table>"
-
-
-def _choice(text: str, tip: str, colour: str) -> QToolButton:
-    made = QToolButton()
-    made.setText(text)
-    made.setToolTip(tip)
-    made.setCheckable(True)
-    made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    made.setStyleSheet(
-        "QToolButton { border: 1px solid #6a7380; border-radius: 2px; padding: 3px; }"
-        f"QToolButton:checked {{ border-color: {colour}; color: {colour}; font-weight: bold; }}"
-    )
-    return made
-
-
-def _row(*widgets: QAbstractButton | QWidget) -> QWidget:
-    """Return widgets side by side, equally wide."""
-    row = QWidget()
-    layout = QHBoxLayout(row)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        layout.addWidget(widget, 1)
-    return row
