@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_segany.cli.inline import parse_boxes, parse_points
-from napari_segany.core.errors import PromptError
+from napari_segany.cli.inline import parse_boxes, parse_points, parse_range
+from napari_segany.core.errors import AxesError, PromptError
 from napari_segany.core.types import Box
 
 
@@ -49,3 +49,23 @@ def test_bad_boxes_are_refused_with_the_form(text: str) -> None:
 def test_an_inverted_box_is_refused() -> None:
     with pytest.raises(PromptError, match="inverted"):
         parse_boxes("10,10,5,20")
+
+
+@pytest.mark.parametrize(
+    ("text", "frames"),
+    [
+        ("10:40", range(10, 40)),
+        ("10:", range(10, 50)),
+        (":40", range(40)),
+        (":", range(50)),
+        (" 0 : 1 ", range(1)),
+    ],
+)
+def test_ranges(text: str, frames: range) -> None:
+    assert range(50)[parse_range(text)] == frames
+
+
+@pytest.mark.parametrize("text", ["", "5", "5:5", "40:10", "a:b", "-3:5", "1:2:3", "1.5:3", ":0"])
+def test_ranges_that_are_none(text: str) -> None:
+    with pytest.raises(AxesError, match="first:end"):
+        parse_range(text)

@@ -17,6 +17,7 @@ from .doctor import doctor
 from .download import download
 from .instances import instances
 from .listing import models
+from .propagate import propagate
 from .segment import segment
 from .training import evaluate, scenes, train
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (segment, instances, models, download, doctor, demo, scenes, train, evaluate):
+for _command in (segment, instances, propagate, models, download, doctor, demo, scenes, train, evaluate):
     app.command()(_command)
 
 

@@ -96,3 +96,19 @@ def parse_plane(text: str) -> dict[str, int]:
             raise AxesError(f"a plane is written as T=0,Z=12, counted from 0, got {text!r}")
         plane[letter.upper()] = int(number)
     return plane
+
+
+def parse_range(text: str) -> slice:
+    """Return the frames written as `first:end`, the end left out, as in Python; either may be missing.
+
+    Raises
+    ------
+    AxesError
+        If it is not two whole numbers, counted from 0, of which the second is larger.
+    """
+    words = [word.strip() for word in text.split(":")]
+    if len(words) == 2 and all(not word or word.isdecimal() for word in words):
+        first, end = (int(word) if word else None for word in words)
+        if end is None or (first or 0) < end:
+            return slice(first, end)
+    raise AxesError(f"a range is first:end, counted from 0, as in 10:40, 10: or :40, got {text!r}")
