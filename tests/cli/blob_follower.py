@@ -79,7 +79,8 @@ class BlobFollower:
 
     def propagate(self, state: BlobState, frames: range) -> Iterator[FrameMasks]:
         for frame in frames:
-            due = [i for i in state.said if frame in state.stale(i)]
+            behind = frame - frames.step  # an object is followed from frame to frame, never across a gap
+            due = [i for i in state.said if frame in state.stale(i) and behind in state.answered[i]]
             if due:
                 self.before(frame)
                 self.worked.append(frame)

@@ -119,7 +119,8 @@ class TestFollowing:
         ("more", "frames"),
         [
             (["--range", "2:6"], range(2, 6)),
-            (["--range", "5:"], range(5, N)),
+            (["--range", "6:"], range(4, N)),  # no gap: 5 lies between it and the prompt
+            (["--range", ":2"], range(5)),
             (["--direction", "forward"], range(4, N)),
             (["--direction", "backward"], range(5)),
             (["--range", ":7", "--direction", "forward"], range(4, 7)),

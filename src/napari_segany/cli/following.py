@@ -197,10 +197,13 @@ def _is_same(before: ObjectPrompts, one: StackPrompt) -> bool:
 
 
 def ranges_of(said: Sequence[StackPrompt], frames: range, *, direction: str) -> list[range]:
-    """Return the ranges to follow objects through, in their direction, inside of `frames`."""
+    """Return the ranges to follow objects through, in their direction: `frames`, and those between them and prompts.
+
+    Objects are followed from frame to frame, never across a gap.
+    """
     prompted = [one.frame for one in said]
-    onward = range(max(min(prompted), frames.start), frames.stop)
-    back = range(min(max(prompted), frames.stop - 1), frames.start - 1, -1)
+    onward = range(min(prompted), frames.stop)
+    back = range(max(prompted), frames.start - 1, -1)
     chosen = {"forward": [onward], "backward": [back], "both": [onward, back]}[direction]
     return [one for one in chosen if one]
 
@@ -221,6 +224,8 @@ def _propagate(
 
         def show(progress: Progress, line: ProgressLine = line) -> None:
             line.show(progress.done, total=progress.total)
+            if interruption.is_wanted:  # it came just before the run that it was meant for
+                session.stop()
 
         session.progress_changed.connect(show)
         try:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .video_evaluation import evaluate_clips
+
 if TYPE_CHECKING:
     from napari_segany.train.loop import StepReport
     from napari_segany.train.metrics import Evaluation
@@ -78,14 +80,27 @@ def _line(report: StepReport) -> str:
 
 def evaluate(
     *,
-    data: Annotated[Path, typer.Option(help="Folder with images/ and labels/, files of the same names.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with images/ and labels/, files of the same names.")
+    ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Follow objects through procedural movies and stacks instead.")
+    ] = False,
     model: Annotated[str, typer.Option(help="A name from `segany models`, or a weights file.")] = "sam2-nano",
+    clips: Annotated[
+        int, typer.Option(min=1, help="With --video: how many, movies and stacks by turns.")
+    ] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="With --video: of the first clip.")] = 0,
+    corrections: Annotated[
+        int, typer.Option(min=0, help="With --video: how often each object is corrected.")
+    ] = 3,
     split: Annotated[
         Literal["all", "validation", "training"],
         typer.Option(help="Which of the images; training holds back a fifth for validation."),
     ] = "all",
     most_objects: Annotated[
-        int | None, typer.Option(min=1, help="At most this many objects of an image; all if left out.")
+        int | None,
+        typer.Option(min=1, help="At most this many objects of an image or clip; all, or 6, if left out."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="Another model, measured on the same objects; its gain is printed.")
@@ -97,7 +112,51 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Measure a model on labelled images: mean IoU after simulated clicks and with boxes."""
+    """Measure a model: mean IoU after simulated clicks and with boxes, or as it follows objects with --video."""
+    if video:
+        if data is not None or against is not None:
+            raise typer.BadParameter(
+                "--video renders its own clips, of one model; leave --data and --against out"
+            )
+        evaluate_clips(
+            model,
+            clips=clips,
+            seed=seed,
+            corrections=corrections,
+            most_objects=most_objects,
+            as_json=as_json,
+            device=device,
+            precision=precision,
+        )
+        return
+    if data is None:
+        raise typer.BadParameter("say what to measure on: --data FOLDER with images/ and labels/, or --video")
+    evaluate_images(
+        model,
+        data,
+        split=split,
+        most_objects=most_objects,
+        against=against,
+        fine=fine,
+        as_json=as_json,
+        device=device,
+        precision=precision,
+    )
+
+
+def evaluate_images(
+    model: str,
+    data: Path,
+    *,
+    split: str,
+    most_objects: int | None,
+    against: str | None,
+    fine: bool | None,
+    as_json: bool,
+    device: str,
+    precision: str,
+) -> None:
+    """Measure one model or two on labelled images, and print the results."""
     from napari_segany.predict.image import ImagePredictor
     from napari_segany.predict.loading import load_model
     from napari_segany.train.metrics import evaluate_folder
