@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Mlp
-from .memory import MemoryConfig, MemoryEncoder, MemoryLayer, axial_rotation, rotation_at
+from .memory import FuserBlock, MemoryConfig, MemoryEncoder, MemoryLayer, axial_rotation, rotation_at
 from .time_code import time_code
 
 SPAN = 16
@@ -59,8 +59,15 @@ class CloseMemory(nn.Module):
         self.layers = nn.ModuleList(MemoryLayer(width, config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
-        nn.init.zeros_(self.out.weight)
+        nn.init.normal_(
+            self.out.weight, std=0.02
+        )  # nearly nothing is added at first; from zeros, hardly anything is learnt
         nn.init.zeros_(self.out.bias)
+        for block in self.encoder.fuser.layers:
+            assert isinstance(block, FuserBlock)
+            nn.init.constant_(
+                block.gamma, 0.5
+            )  # 1e-6, for deep networks, hides the mask from the memory for long
         self.ages = nn.Parameter(0.02 * torch.randn(config.frames, config.width))
         self.pointer = Mlp((width, width, width, width))
         self.pointer_time = nn.Linear(width, config.width)

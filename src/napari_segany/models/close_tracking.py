@@ -125,7 +125,7 @@ class CloseTracking:
         self,
         places: Places,
         kept: list[tuple[int, CloseKept]],
-        pointers: list[tuple[int, CloseKept]],
+        pointers: list[tuple[int, Tensor]],
     ) -> CloseRecollection:
         """Return memories with their ages, and pointers with their distances, as seen from other windows."""
         cells = [
@@ -137,12 +137,18 @@ class CloseTracking:
         return CloseRecollection(
             tuple((age, k.tokens) for age, k in kept),
             tuple(cells),
-            tuple((distance, k.pointers) for distance, k in pointers),
+            tuple(pointers),
         )
 
-    def earlier(self, answer: TrackedFrame, *, source: Places, target: Places) -> Tensor:
-        """Return the logits of an answer in other windows; zeros, which say nothing, of absent objects."""
-        logits = carried(answer.logits, source=source, target=target, cell=self.model.config.stride / 4)
+    def earlier(
+        self, answer: TrackedFrame, *, source: Places, target: Places, size: int | None = None
+    ) -> Tensor:
+        """Return the logits of an answer in other windows, `size` on a side (None for as many as there are).
+
+        They are zeros, which say nothing, of absent objects.
+        """
+        cell = self.model.config.stride / 4
+        logits = carried(answer.logits, source=source, target=target, cell=cell, size=size)
         return torch.where(answer.is_present[..., None, None], logits.clamp(-10, 10), 0.0)
 
     def _unprompted(self, features: ImageFeatures, logits: Tensor) -> MaskOutput:

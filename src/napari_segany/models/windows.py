@@ -82,15 +82,18 @@ def cut(images: Tensor, places: Places, *, side: int) -> Tensor:
     return _at(images, xy, padding="border")
 
 
-def carried(logits: Tensor, *, source: Places, target: Places, cell: float) -> Tensor:
+def carried(
+    logits: Tensor, *, source: Places, target: Places, cell: float, size: int | None = None
+) -> Tensor:
     """Return (B, 1, h, w) logits of one set of windows on the grid of another; `OUTSIDE_LOGIT` where they saw nothing.
 
-    `cell` is how many window pixels a logit is wide.
+    `cell` is how many window pixels a logit is wide, `size` how many there are on the side of the target windows; None
+    for as many as in the source.
     """
-    size = (logits.shape[2], logits.shape[3])
-    xy = target.centres(size, stride=cell)
-    there = ((xy - source.corner[:, None]) * source.scale[:, None, None] / cell).unflatten(1, size)
-    inside = ((there >= 0) & (there <= there.new_tensor([size[1], size[0]]))).all(-1)[:, None]
+    grid = (size or logits.shape[2], size or logits.shape[3])
+    xy = target.centres(grid, stride=cell)
+    there = ((xy - source.corner[:, None]) * source.scale[:, None, None] / cell).unflatten(1, grid)
+    inside = ((there >= 0) & (there <= there.new_tensor([logits.shape[3], logits.shape[2]]))).all(-1)[:, None]
     return torch.where(inside, _at(logits.float(), there, padding="border"), OUTSIDE_LOGIT)
 
 

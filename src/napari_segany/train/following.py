@@ -52,15 +52,13 @@ class ClipBatch:
         )
 
 
-def clip_loss(
-    tracking: CloseTracking, batch: ClipBatch, *, rng: np.random.Generator, dtype: torch.dtype
-) -> Tensor:
+def clip_loss(tracking: CloseTracking, batch: ClipBatch, *, rng: np.random.Generator) -> Tensor:
     """Return the mean loss over the followed frames of a batch."""
     frames = batch.masks.shape[1]
     prompted = {0} | ({int(rng.integers(2, frames))} if rng.random() < _SECOND_SHARE else set())
     losses = [
         followed_loss(output, batch.truth(t))
-        for t, _, output in _follow(tracking, batch, prompted, rng=rng, dtype=dtype, forget=_FORGET_SHARE)
+        for t, _, output in _follow(tracking, batch, prompted, rng=rng, forget=_FORGET_SHARE)
     ]
     return torch.stack(losses).mean()
 
@@ -71,14 +69,14 @@ def _follow(
     prompted: set[int],
     *,
     rng: np.random.Generator,
-    dtype: torch.dtype,
     forget: float = 0.0,
 ) -> Iterator[tuple[int, TrackedFrame, MaskOutput]]:
     """Yield the followed frames of a batch: answers, and what the decoder said before absent objects were emptied."""
     frames, count = batch.masks.shape[1:3]
+    seeing, own = (next(part.parameters()).dtype for part in (tracking.model.image_encoder, tracking.memory))
     with torch.no_grad():
-        pixels = normalise(batch.pixels.flatten(0, 1)).to(dtype, memory_format=torch.channels_last)
-        features = tracking.model.encode(pixels)
+        pixels = normalise(batch.pixels.flatten(0, 1)).to(seeing, memory_format=torch.channels_last)
+        features = tracking.model.encode(pixels).to(pixels.device, own)
     bank: dict[int, tuple[CloseKept, TrackedFrame]] = {}
     for t in range(frames):
         seen = Seen(_of_frame(features, t, frames=frames, count=count), batch.places(t))
@@ -101,7 +99,7 @@ def follow_quality(
     right: list[bool] = []
     for start in range(0, len(clips), batch):
         parts = ClipBatch(*(torch.stack(x) for x in zip(*clips[start : start + batch], strict=True)))
-        for t, answer, _ in _follow(tracking, parts, {0}, rng=rng, dtype=torch.float32):
+        for t, answer, _ in _follow(tracking, parts, {0}, rng=rng):
             truth = parts.truth(t)
             is_there = (truth > 0.5).flatten(1).any(1)
             found = true_iou(answer.logits, truth)[:, 0]
@@ -167,7 +165,9 @@ def _asked(
     told_frames = sorted(t for t in prompted if t < frame)
     passed = [t for t in range(frame - 1, max(-1, frame - tracking.memory.n_ages), -1) if t not in prompted]
     kept = [(0, bank[t][0]) for t in told_frames] + [(frame - t, bank[t][0]) for t in passed]
-    pointers = [(frame - t, k) for t, (k, _) in bank.items() if frame - t <= _POINTERS or t in prompted]
+    pointers = [
+        (frame - t, k.pointers) for t, (k, _) in bank.items() if frame - t <= _POINTERS or t in prompted
+    ]
     told = tracking.recollection(seen.places, kept, pointers)
     last, answer = bank[frame - 1]
     earlier = tracking.earlier(answer, source=last.places, target=seen.places).detach()

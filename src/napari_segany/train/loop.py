@@ -161,7 +161,7 @@ class Trainer:
         low = LowPrecision(self.module, torch.bfloat16)
         parts = [x.to(self.device) for x in batch]
         if self.recipe.follows:
-            loss: Tensor = low("follow", ClipBatch(*parts), rng, low.dtype)  # type: ignore[assignment]  # tasks share one signature
+            loss: Tensor = low("follow", ClipBatch(*parts), rng)  # type: ignore[assignment]  # tasks share one signature
         else:
             loss = batch_loss(low, parts, stage, rng=rng, is_fine=self.recipe.is_fine)
         self.optimiser.zero_grad(set_to_none=True)

@@ -125,11 +125,11 @@ def _check(seed: int, *, kind: str | None, frames: int, size: tuple[int, int]) -
 def clip_stream(
     seed: int, *, frames: int, size: tuple[int, int], kinds: Sequence[str] = CLIP_KINDS
 ) -> Iterator[Clip]:
-    """Yield clips without end, each of a random one of `kinds`; the same for the same seed."""
+    """Yield clips without end, each of a random one of `kinds` and a seed from 2**32 on; the same for the same seed."""
     rng = np.random.default_rng(seed)
     while True:
         kind = kinds[int(rng.integers(len(kinds)))]
-        yield render_clip(int(rng.integers(2**62)), kind=kind, frames=frames, size=size)
+        yield render_clip(int(rng.integers(2**32, 2**62)), kind=kind, frames=frames, size=size)
 
 
 def export_clips(

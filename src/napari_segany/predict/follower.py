@@ -1,0 +1,137 @@
+"""What following needs of a model, whatever its memory is like: prompts, steps without a prompt, masks fed back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_segany.core.masks import PlaneBox
+from napari_segany.core.types import AnyArray, BoolMask, FloatArray, Prompt
+
+from .followed import Memory
+
+ABSENT_SCORE = -0.5
+"""The score of an object that is judged absent, where nothing tells how surely."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Logits of one object at the pixels of a part of the image; elsewhere it is not. `score` as in `FrameMasks`."""
+
+    region: PlaneBox
+    logits: FloatArray
+    score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """One object on one frame: where it is, and what will be remembered of it."""
+
+    drawn: Drawn
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """What a step without a prompt is reminded of.
+
+    Attributes
+    ----------
+    memories
+        With their ages: 0 for a prompted frame, else the place in the queue, 1 the newest.
+    pointers
+        With how many frames they lie back.
+    last
+        Of the frame just passed.
+    """
+
+    memories: tuple[tuple[int, Memory], ...]
+    pointers: tuple[tuple[int, Memory], ...]
+    last: Memory
+
+
+class Follower(Protocol):
+    """The steps of one kind of model. What `look` returns is the follower's own business."""
+
+    @property
+    def queue(self) -> int:
+        """How many passed frames are remembered."""
+
+    @property
+    def pointers(self) -> int:
+        """From how many frames pointers are taken."""
+
+    def look(self, image: AnyArray) -> object:
+        """Return what all objects of one frame need of it."""
+
+    def nbytes(self, look: object) -> int:
+        """Return the memory that a look holds, in bytes."""
+
+    def prompt(self, look: object, prompt: Prompt, *, earlier: BoolMask | None) -> Found:
+        """Answer a prompt; `earlier` is the mask that it corrects."""
+
+    def adopt(self, look: object, mask: BoolMask, *, score: float) -> Found:
+        """Take an (H, W) mask as the answer."""
+
+    def follow(self, look: object, asks: Sequence[Ask]) -> list[Found]:
+        """Answer for objects without a prompt."""
+
+
+def at_pixels(
+    logits: Tensor, region: PlaneBox, *, corner: tuple[float, float], step: tuple[float, float]
+) -> FloatArray:
+    """Return (h, w) logits at the pixels of a region of the image.
+
+    Parameters
+    ----------
+    corner
+        (row, col) of the logits' outer corner in image pixels, edges at integers.
+    step
+        Image pixels a logit is wide, (row, col).
+    """
+    rows, cols = (
+        ((torch.arange(part.start, part.stop, dtype=torch.float32) + 0.5 - start) / width) / count * 2 - 1
+        for part, start, width, count in zip(region, corner, step, logits.shape, strict=True)
+    )
+    y, x = torch.meshgrid(rows, cols, indexing="ij")
+    sampled = F.grid_sample(
+        logits[None, None].float().cpu(),
+        torch.stack((x, y), dim=-1)[None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    values: FloatArray = sampled[0, 0].numpy()
+    return values
+
+
+def resolved(drawn: Sequence[Drawn], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the (K, H, W) masks of objects of which each pixel belongs to the one with the highest logit."""
+    masks = np.zeros((len(drawn), *shape), dtype=bool)
+    if len(drawn) == 1:
+        masks[0][drawn[0].region] = drawn[0].logits > 0
+        return masks
+    best = np.zeros(shape, dtype=np.float32)
+    owner = np.full(shape, -1, dtype=np.int32)
+    for index, one in enumerate(drawn):
+        wins = one.logits > best[one.region]
+        best[one.region][wins] = one.logits[wins]
+        owner[one.region][wins] = index
+    for index, one in enumerate(drawn):
+        masks[index][one.region] = owner[one.region] == index
+    return masks
+
+
+def score_of(iou: float, object_score: float, *, is_empty: bool) -> float:
+    """Return the score that is shown: the predicted IoU, or how sure it is that the object is absent, negative."""
+    if object_score > 0 and not is_empty:
+        return max(iou, 1e-3)
+    absent = float(torch.sigmoid(torch.tensor(-object_score)))
+    return min(-absent, -1e-3) if object_score <= 0 else ABSENT_SCORE

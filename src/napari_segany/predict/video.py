@@ -1,0 +1,446 @@
+"""VideoPredictor: objects followed through a stack from prompts on any frame, in memory bounded by what is remembered.
+
+Paper: Ravi et al. 2024, section 4. What is worked out anew, and when to stop:
+
+- Each frame belongs to the prompted frame nearest to it, and is followed from there.
+- A prompt on a frame that was answered before makes the frames nearer to it than to any other prompt stale; following
+  stops as soon as `_AGREEING` frames in a row come out as they were, and the rest is settled.
+- An object that was absent for `patience` frames in a row is not sought any further in that direction.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_segany.core.errors import ImageError, PromptError
+from napari_segany.core.intensity import Window, sample_window
+from napari_segany.core.masks import mask_iou
+from napari_segany.core.types import (
+    AnyArray,
+    BoolMask,
+    FrameMasks,
+    FrameSource,
+    ModelCard,
+    Prompt,
+    VideoStateLike,
+)
+from napari_segany.models.close_memory import CloseMemoryConfig
+from napari_segany.models.sam2 import Sam2
+
+from .followed import Answer, Followed, Memory, PackedMask
+from .follower import Ask, Follower, Found, resolved
+from .frame_follower import FrameFollower
+from .loading import Model
+from .recall import RecallRules, recall
+from .window_follower import WindowFollower
+
+_AGREEING = 3  # frames in a row that come out as they were before
+_SAME = 0.97  # IoU from which a frame came out as it was
+_SAMPLED = 16  # frames that the intensity window is sampled from
+
+
+@dataclass(frozen=True, slots=True)
+class FollowOptions:
+    """How objects are followed.
+
+    Attributes
+    ----------
+    memory
+        How many passed frames are remembered, at most what the model knows; None for that.
+    prompted
+        The most prompted frames that a frame is reminded of, the nearest ones.
+    patience
+        After how many absent frames in a row an object is not sought any further; None for never.
+    cache_bytes
+        Memory for what frames look like, beside the one in work.
+    """
+
+    memory: int | None = None
+    prompted: int = 4
+    patience: int | None = 16
+    cache_bytes: int = 1 << 28
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.memory < 1:
+            raise PromptError(f"memory is {self.memory}; at least one passed frame must be remembered")
+        if self.prompted < 2:
+            raise PromptError(f"prompted is {self.prompted}; at least 2 prompted frames are needed")
+        if self.patience is not None and self.patience < 1:
+            raise PromptError(f"patience is {self.patience}; it must be at least 1, or None")
+
+
+@dataclass(eq=False)
+class VideoState:
+    """A stack that is open in a predictor; for one thread at a time.
+
+    Attributes
+    ----------
+    steps
+        How many object-frames were worked out without a prompt, ever: what a correction costs.
+    """
+
+    frames: FrameSource
+    window: Window
+    frame_shape: tuple[int, int]
+    options: FollowOptions
+    follower: Follower
+    objects: dict[int, Followed] = field(default_factory=dict)
+    looks: OrderedDict[int, object] = field(default_factory=OrderedDict)
+    steps: int = 0
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames there are."""
+        return len(self.frames)
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Objects with a prompt, in the order they came."""
+        return tuple(number for number, one in self.objects.items() if one.prompts)
+
+    def prompted(self, object_id: int) -> tuple[int, ...]:
+        """Return the frames on which an object has a prompt, in order."""
+        return tuple(sorted(self._known(object_id).prompts))
+
+    def stale(self, object_id: int) -> frozenset[int]:
+        """Return the frames that `propagate` would work out for an object: never answered, or outdated."""
+        one = self._known(object_id)
+        return frozenset(t for t in range(self.n_frames) if not one.is_settled(t))
+
+    def score(self, object_id: int, frame: int) -> float | None:
+        """Return the score of an object on a frame; None where it was not answered."""
+        answer = self._known(object_id).answers.get(frame)
+        return None if answer is None else answer.score
+
+    def look(self, frame: int) -> object:
+        """Return what a frame looks like to the model; the last few are kept."""
+        if frame in self.looks:
+            self.looks.move_to_end(frame)
+            return self.looks[frame]
+        image = np.asarray(self.frames[frame])
+        if image.shape[:2] != self.frame_shape:
+            raise ImageError(f"frame {frame} has shape {image.shape}; the first one has {self.frame_shape}")
+        self.looks[frame] = self.follower.look(image)
+        while len(self.looks) > 1 and self._looks_nbytes() > self.options.cache_bytes:
+            self.looks.popitem(last=False)
+        return self.looks[frame]
+
+    def _looks_nbytes(self) -> int:
+        """Return the memory that kept looks hold."""
+        return sum(self.follower.nbytes(look) for look in self.looks.values())
+
+    def _known(self, object_id: int) -> Followed:
+        """Return an object; PromptError if there is none of that number."""
+        try:
+            return self.objects[object_id]
+        except KeyError:
+            known = ", ".join(map(str, self.objects)) or "none yet"
+            raise PromptError(f"there is no object {object_id} in this stack; there are {known}") from None
+
+
+class VideoPredictor:
+    """Follows objects through stacks and movies with one loaded model.
+
+    Parameters
+    ----------
+    model
+        From `load_model`: a SAM 2, or a bundled model; others raise a CapabilityError.
+    options
+        How objects are followed.
+    """
+
+    def __init__(self, model: Model, *, options: FollowOptions | None = None) -> None:
+        self.model = model
+        self.options = options or FollowOptions()
+        self._follower(Window(0.0, 1.0))  # refuses models that cannot
+
+    @property
+    def card(self) -> ModelCard:
+        """Name and hash of the model that answers."""
+        return self.model.card
+
+    def open(
+        self, frames: FrameSource, *, window: Window | None = None, memory: int | None = None
+    ) -> VideoState:
+        """Open a stack.
+
+        Parameters
+        ----------
+        frames
+            Anything with a length and frames (H, W) or (H, W, C) of any real dtype, read lazily.
+        window
+            Raw values that become black and white on every frame; sampled from frames over the stack where None.
+        memory
+            As in `FollowOptions`, in place of it.
+
+        Raises
+        ------
+        ImageError
+            If there is no frame, or frames are no images.
+        """
+        if len(frames) == 0:
+            raise ImageError("the stack has no frame")
+        if window is None:
+            window = getattr(frames, "window", None)
+            window = window() if callable(window) else window or _sampled_window(frames)
+        options = self.options if memory is None else replace(self.options, memory=memory)
+        shape = np.asarray(frames[0]).shape[:2]
+        if len(shape) != 2 or 0 in shape:
+            raise ImageError(f"a frame must be (H, W) or (H, W, C) with at least one pixel, got {shape}")
+        return VideoState(frames, window, (shape[0], shape[1]), options, self._follower(window))
+
+    @torch.inference_mode()
+    def prompt(self, state: VideoStateLike, prompt: Prompt, *, frame: int, object_id: int) -> FrameMasks:
+        """Say all that is known of an object on a frame; return its mask there.
+
+        It takes the place of what was said before about the object there. If the frame was answered before and the
+        prompt has neither box nor mask, it corrects that answer.
+
+        Raises
+        ------
+        PromptError
+            If the frame or the object's number do not exist, or the prompt does not fit.
+        """
+        own = _own(state)
+        _check(own, frame=frame, object_id=object_id)
+        one = own.objects.get(object_id, Followed())
+        before = one.answers.get(frame)
+        earlier = before.mask.unpack() if before is not None and frame not in one.prompts else None
+        found = own.follower.prompt(own.look(frame), prompt, earlier=earlier)
+        if frame in one.prompts:
+            one.forget_answers_of(frame)
+        own.objects[object_id] = one
+        one.prompts[frame] = prompt
+        masks = resolved([found.drawn], own.frame_shape)
+        _keep(one, frame, found, masks[0], origin=frame, is_told=False)
+        return _masks(frame, [object_id], masks, [found])
+
+    @torch.inference_mode()
+    def propagate(self, state: VideoStateLike, frames: range) -> Iterator[FrameMasks]:
+        """Follow all objects through a range of frames, in its direction.
+
+        Yields the frames that had stale objects, and in them these objects alone. To stop, stop iterating.
+
+        Raises
+        ------
+        PromptError
+            If there is no prompt yet, or the range leaves the stack or leaves out frames.
+        """
+        own = _own(state)
+        _check_range(own, frames)
+        agreeing: dict[int, int] = {}
+        for frame in frames:
+            due = [n for n in own.object_ids if own.objects[n].is_due(frame, step=frames.step)]
+            due = [n for n in due if not self._is_lost(own, n, frame, step=frames.step)]
+            if not due:
+                continue
+            answer = self._frame(own, due, frame, step=frames.step, agreeing=agreeing)
+            yield answer
+
+    def forget(self, state: VideoStateLike, *, object_id: int, frame: int | None = None) -> None:
+        """Take back the prompt of an object on a frame, or the object altogether.
+
+        Raises
+        ------
+        PromptError
+            If there is no such object or prompt.
+        """
+        own = _own(state)
+        one = own._known(object_id)
+        if frame is None:
+            del own.objects[object_id]
+            return
+        if frame not in one.prompts:
+            raise PromptError(
+                f"object {object_id} has no prompt on frame {frame}; it has on {own.prompted(object_id)}"
+            )
+        del one.prompts[frame]
+        one.forget_answers_of(frame)
+        one.outdated.add(frame)
+        one.memories.pop(frame, None)
+
+    def recall(
+        self, state: VideoStateLike, *, frame: int, object_id: int, mask: BoolMask, score: float
+    ) -> None:
+        """Take in a mask that was found before, as if it had just been.
+
+        Its memory is made when a frame near it is followed.
+        """
+        own = _own(state)
+        _check(own, frame=frame, object_id=object_id)
+        if mask.shape != own.frame_shape:
+            raise PromptError(f"the mask has shape {mask.shape}, frames have {own.frame_shape}")
+        one = own.objects.setdefault(object_id, Followed())
+        origin = frame if frame in one.prompts else None
+        one.answers[frame] = Answer(PackedMask.of(mask), score, origin)
+        one.outdated.discard(frame)
+
+    def _frame(
+        self, state: VideoState, due: list[int], frame: int, *, step: int, agreeing: dict[int, int]
+    ) -> FrameMasks:
+        """Work out the objects that are due on a frame."""
+        look = state.look(frame)
+        found: dict[int, Found] = {}
+        asked = [n for n in due if frame not in state.objects[n].prompts]
+        asks = [self._ask(state, state.objects[n], frame, step=step) for n in asked]
+        found.update(zip(asked, state.follower.follow(look, asks) if asks else [], strict=True))
+        state.steps += len(asked)
+        for number in set(due) - set(asked):
+            found[number] = self._prompted(state, state.objects[number], frame)
+        masks = resolved([found[n].drawn for n in due], state.frame_shape)
+        for number, mask in zip(due, masks, strict=True):
+            one = state.objects[number]
+            origin = frame if frame in one.prompts else one.source(frame, step=step)
+            was = one.answers.get(frame)
+            _keep(one, frame, found[number], mask, origin=origin)
+            _settle_if_same(
+                one, frame, was, mask, step=step, agreeing=agreeing, number=number, end=state.n_frames
+            )
+            one.trim(frame, spatial=self._queue(state), pointers=state.follower.pointers, prompted=8)
+        return _masks(frame, due, masks, [found[n] for n in due])
+
+    def _prompted(self, state: VideoState, one: Followed, frame: int) -> Found:
+        """Return the answer to a prompt, given already or asked for again."""
+        answer = one.answers.get(frame)
+        look = state.look(frame)
+        if answer is not None and frame not in one.outdated:
+            return state.follower.adopt(look, answer.mask.unpack(), score=answer.score)
+        return state.follower.prompt(look, one.prompts[frame], earlier=None)
+
+    def _ask(self, state: VideoState, one: Followed, frame: int, *, step: int) -> Ask:
+        """Return what an object's next step is reminded of; memories that were let go of are made again."""
+        origin = one.source(frame, step=step)
+        assert origin is not None
+        passed = set(
+            list(one.chain(frame, origin=origin, step=step))[
+                : max(self._queue(state), state.follower.pointers)
+            ]
+        )
+        passed &= one.answers.keys()
+        recalled = recall(
+            frame, sorted(one.prompts), passed=passed, n_frames=state.n_frames,
+            rules=RecallRules(
+                self._queue(state) + 1, state.follower.pointers + 1, prompted=state.options.prompted
+            ),
+            is_reverse=step < 0,
+        )  # fmt: skip
+        memories = tuple((age, self._memory(state, one, t)) for t, age in recalled.memories)
+        pointers = tuple((far, one.memories[t]) for t, far in recalled.pointers if t in one.memories)
+        return Ask(memories, pointers, self._memory(state, one, frame - step))
+
+    def _memory(self, state: VideoState, one: Followed, frame: int) -> Memory:
+        """Return the whole memory of a frame, made again from its mask where it was let go of."""
+        memory = one.memories.get(frame)
+        if memory is None or not memory.is_whole:
+            answer = one.answers.get(frame)
+            if answer is None:
+                memory = self._prompted(state, one, frame).memory
+            else:
+                look = state.look(frame)
+                memory = state.follower.adopt(look, answer.mask.unpack(), score=answer.score).memory
+            one.memories[frame] = memory
+        return memory
+
+    def _queue(self, state: VideoState) -> int:
+        """Return how many passed frames are remembered."""
+        return min(state.options.memory or state.follower.queue, state.follower.queue)
+
+    def _is_lost(self, state: VideoState, number: int, frame: int, *, step: int) -> bool:
+        """Return whether an object was absent for so long that it is not sought any more."""
+        patience, one = state.options.patience, state.objects[number]
+        if patience is None or frame in one.prompts:
+            return False
+        passed = [one.answers.get(frame - step * far) for far in range(1, patience + 1)]
+        return all(answer is not None and answer.score < 0 for answer in passed)
+
+    def _follower(self, window: Window) -> Follower:
+        """Return what follows objects with this model."""
+        network = self.model.network
+        if isinstance(network, Sam2) and isinstance(network.config.memory, CloseMemoryConfig):
+            return WindowFollower(self.model, window=window)
+        return FrameFollower(self.model, window=window)
+
+
+def _keep(
+    one: Followed, frame: int, found: Found, mask: BoolMask, *, origin: int | None, is_told: bool = True
+) -> None:
+    """Write down what was found."""
+    is_present = found.drawn.score >= 0 and bool(mask.any())
+    score = found.drawn.score if is_present else min(found.drawn.score, -1e-3)
+    one.answers[frame] = Answer(
+        PackedMask.of(mask if is_present else np.zeros_like(mask)), score, origin, is_told
+    )
+    one.outdated.discard(frame)
+    one.memories[frame] = found.memory
+
+
+def _settle_if_same(
+    one: Followed, frame: int, was: Answer | None, mask: BoolMask, *,
+    step: int, agreeing: dict[int, int], number: int, end: int,
+) -> None:  # fmt: skip
+    """Count frames that came out as they were; after some in a row, settle what lies ahead up to the next prompt."""
+    same = was is not None and frame not in one.prompts and was.origin != frame and _agree(was, mask)
+    agreeing[number] = agreeing.get(number, 0) + 1 if same else 0
+    if agreeing[number] < _AGREEING:
+        return
+    origin = one.answers[frame].origin
+    ahead = frame + step
+    while 0 <= ahead < end and ahead in one.answers and ahead not in one.prompts:
+        if origin is not None and one.nearest(ahead) == origin:
+            one.answers[ahead] = replace(one.answers[ahead], origin=origin)
+            one.outdated.discard(ahead)
+        ahead += step
+
+
+def _agree(was: Answer, mask: BoolMask) -> bool:
+    """Return whether a mask is as it was before."""
+    before = was.mask.unpack()
+    return (not before.any() and not mask.any()) or mask_iou(before, mask) >= _SAME
+
+
+def _masks(frame: int, ids: list[int], masks: NDArray[np.bool_], found: list[Found]) -> FrameMasks:
+    """Return what is told of a frame: absent objects have a negative score and an empty mask."""
+    scores = np.array([one.drawn.score for one in found], dtype=np.float32)
+    is_empty = ~masks.any(axis=(1, 2))
+    scores[is_empty] = np.minimum(scores[is_empty], -1e-3)
+    masks[scores < 0] = False
+    return FrameMasks(frame, np.array(ids), masks, scores)
+
+
+def _own(state: VideoStateLike) -> VideoState:
+    """Return a state that `open` made; anything else is refused."""
+    if not isinstance(state, VideoState):
+        raise PromptError(f"the state must come from VideoPredictor.open, got {type(state).__name__}")
+    return state
+
+
+def _check(state: VideoState, *, frame: int, object_id: int) -> None:
+    """Refuse frames outside of the stack, and numbers that are no labels."""
+    if not 0 <= frame < state.n_frames:
+        raise PromptError(f"frame {frame} is not in the stack; its frames are 0 to {state.n_frames - 1}")
+    if not 1 <= object_id < 1 << 32:
+        raise PromptError(f"object id {object_id} is not a label; use 1 to {(1 << 32) - 1}")
+
+
+def _check_range(state: VideoState, frames: range) -> None:
+    """Refuse ranges that leave the stack or leave out frames, and stacks without a prompt."""
+    if not state.object_ids:
+        raise PromptError("nothing to follow: prompt an object on some frame first")
+    if frames.step not in (1, -1):
+        raise PromptError(f"{frames} leaves out frames; objects are followed from each frame to the next")
+    if len(frames) and not (min(frames) >= 0 and max(frames) < state.n_frames):
+        raise PromptError(f"{frames} leaves the stack, whose frames are 0 to {state.n_frames - 1}")
+
+
+def _sampled_window(frames: FrameSource) -> Window:
+    """Return the intensity window of a stack, from frames spread over it."""
+    picked = np.unique(np.linspace(0, len(frames) - 1, num=min(len(frames), _SAMPLED)).astype(int))
+    sampled: list[AnyArray] = [np.asarray(frames[int(t)]) for t in picked]
+    step = max(1, int(np.sqrt(sampled[0].size * len(sampled) / (1 << 20))))
+    return sample_window(np.stack([image[::step, ::step] for image in sampled]))
