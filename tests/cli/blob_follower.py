@@ -50,11 +50,11 @@ class BlobState:
 
 
 class BlobFollower:
-    """Answers as a video predictor does; `worked` are the frames it looked at, `before` is called ahead of each."""
+    """Answers as a video predictor does; `worked` is (object, frame) of each step; `before` comes first."""
 
     def __init__(self, *, before: Callable[[int], None] = lambda frame: None) -> None:
         self.before = before
-        self.worked: list[int] = []
+        self.worked: list[tuple[int, int]] = []
         self.recalled: list[tuple[int, int]] = []
         self.prompts: list[tuple[int, int, Prompt]] = []
         self.windows: list[Window | None] = []
@@ -83,7 +83,7 @@ class BlobFollower:
             due = [i for i in state.said if frame in state.stale(i) and behind in state.answered[i]]
             if due:
                 self.before(frame)
-                self.worked.append(frame)
+                self.worked += [(i, frame) for i in due]
                 for i in due:
                     state.answered[i].add(frame)
                 image = np.asarray(state.frames[frame])
@@ -102,7 +102,8 @@ class BlobFollower:
 
     @staticmethod
     def _answer(image: np.ndarray, frame: int, values: dict[int, int]) -> FrameMasks:
-        masks = np.stack([image == value for value in values.values()])
+        grey = image if image.ndim == 2 else image[..., 0]
+        masks = np.stack([grey == value for value in values.values()])
         scores = np.where(masks.any(axis=(1, 2)), 0.9, -1).astype(np.float32)
         return FrameMasks(frame, np.array(list(values)), masks, scores)
 
@@ -111,7 +112,7 @@ def _value(image: np.ndarray, prompt: Prompt) -> int:
     """Return the raw value that is meant."""
     if prompt.points is not None:
         row, col = prompt.points.coords[0].astype(int)
-        return int(image[row, col])
+        return int(np.ravel(image[row, col])[0])
     if prompt.mask is not None:
         return int(np.median(image[np.asarray(prompt.mask, bool)]))
     assert prompt.box is not None

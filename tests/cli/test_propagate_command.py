@@ -106,14 +106,15 @@ class TestFollowing:
             assert store.provenance["source"]["path"] == str(movie)
             assert store.provenance["source"]["shape"] == [N, 40, 60]
             assert store.calibration.axes == "TYX"
-            assert {commit.index[0] for commit in store.records()} == set(range(N))
+            assert {commit.index[0] for commit in store.records() if commit.index} == set(range(N))
             assert "blobs" in json.dumps([commit.note for commit in store.records()], default=str)
 
     def test_each_frame_is_worked_out_once(
         self, follower: BlobFollower, movie: Path, clicks: Path, tmp_path: Path
     ) -> None:
         assert main(words(movie, clicks, tmp_path / "a.ome.zarr")) == 0
-        assert sorted(follower.worked) == list(range(N))
+        told = {(1, 0), (2, 3)}
+        assert sorted(follower.worked) == sorted({(i, t) for i in (1, 2) for t in range(N)} - told)
 
     @pytest.mark.parametrize(
         ("more", "frames"),
@@ -150,7 +151,7 @@ class TestFollowing:
         self, follower: BlobFollower, movie: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         edge = tmp_path / "edge.csv"  # half blob, half background: no pixel has the value between
-        corners = [(4.5, 9.5), (4.5, 13.5), (12.5, 13.5), (12.5, 9.5)]
+        corners = [(5, 10), (5, 18), (13, 18), (13, 10)]
         rows = [f"0,rectangle,{i},2,{row - 0.5},{col - 0.5}" for i, (row, col) in enumerate(corners)]
         edge.write_text("\n".join(["index,shape-type,vertex-index,axis-0,axis-1,axis-2", *rows]) + "\n")
         assert main(words(movie, edge, tmp_path / "a.ome.zarr")) == 1
@@ -228,14 +229,13 @@ class TestGoingOn:
         said = capsys.readouterr()
         assert "stopping after this frame" in said.err and "with --resume goes on from here" in said.err
         half, whole = labels_of(out), truth(blob_movie(N))
-        np.testing.assert_array_equal(half[1:5], whole[1:5])  # 4 was in work
+        np.testing.assert_array_equal(half[:5] == 1, whole[:5] == 1)  # 4 was in work
         assert not half[5:].any()
-        follower.before, done = lambda frame: None, list(follower.worked)
+        follower.before, done = lambda frame: None, set(follower.worked)
         follower.worked.clear()
         assert main(words(movie, clicks, out, "--resume")) == 0
         np.testing.assert_array_equal(labels_of(out), whole)
-        assert {frame for _, frame in follower.recalled} >= {1, 2, 4}
-        assert not {1, 2, 4} & set(follower.worked) and len(done) + len(follower.worked) <= N + 1
+        assert done <= set(follower.recalled) and not done & set(follower.worked)
 
     def test_ctrl_c_twice_stops_at_once(
         self,
@@ -271,12 +271,12 @@ class TestGoingOn:
         ended = subprocess.run([sys.executable, "-c", code], timeout=120, check=False, capture_output=True)
         assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
         half, whole = labels_of(out), truth(blob_movie(N))
-        for frame in range(N):
-            assert np.array_equal(half[frame], whole[frame]) or not (half[frame] != whole[frame]).all()
-        assert half[4].any() and not half[5].any()
+        np.testing.assert_array_equal(half[:5] == 1, whole[:5] == 1)  # whole frames
+        assert not half[5:].any()
         assert main(words(movie, clicks, out, "--resume")) == 0
         np.testing.assert_array_equal(labels_of(out), whole)
-        assert 2 not in follower.worked and 5 in follower.worked
+        assert {(1, 2), (1, 4), (2, 4)} <= set(follower.recalled)
+        assert not set(follower.recalled) & set(follower.worked) and (1, 5) in follower.worked
 
     def test_nothing_is_left_to_do(
         self, follower: BlobFollower, movie: Path, clicks: Path, tmp_path: Path
@@ -329,7 +329,7 @@ class TestGoingOn:
         np.testing.assert_array_equal(labels_of(out), truth(blob_movie(N)))
         follower.worked.clear()
         assert main(words(movie, clicks, out, "--overwrite")) == 0
-        assert len(follower.worked) == N
+        assert {frame for _, frame in follower.worked} == set(range(N))
 
 
 @pytest.mark.usefixtures("follower")
@@ -393,7 +393,7 @@ class TestWhatCannotBeUsed:
             file.write(b"\0" * 32)
         assert main(words(path, clicks, out)) == 2
         assert "cannot read the plane T=8" in capsys.readouterr().err
-        np.testing.assert_array_equal(labels_of(out)[1:8], truth(blob_movie(30))[1:8])
+        np.testing.assert_array_equal(labels_of(out)[:8] == 1, truth(blob_movie(30))[:8] == 1)
 
     def test_a_model_that_cannot_follow(
         self, monkeypatch: pytest.MonkeyPatch, movie: Path, clicks: Path, tmp_path: Path

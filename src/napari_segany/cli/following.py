@@ -16,10 +16,10 @@ from napari_segany.core.frames import FrameStack, PlanesAhead
 from napari_segany.core.masks import LabelSink
 from napari_segany.core.types import VideoPredictorLike
 from napari_segany.io.stack_prompts import StackPrompt
-from napari_segany.session.prompts import ObjectPrompts
+from napari_segany.session.prompts import ObjectPrompts, PlaneIndex, no_points
 from napari_segany.session.records import ObjectTrack
 from napari_segany.session.volume import VolumeSession
-from napari_segany.session.volume_signals import Progress
+from napari_segany.session.volume_signals import Ending
 
 from .progress import ProgressLine
 
@@ -144,7 +144,8 @@ def follow(
         interruption.calls(session.stop)
         try:
             _say(session, said)
-            _propagate(session, ranges_of(said, frames, direction=direction), title, errors, interruption)
+            ranges = ranges_of(said, frames, direction=direction)
+            _propagate(session, ranges, title=title, interruption=interruption)
         finally:
             interruption.calls(None)
             session.close()
@@ -155,45 +156,38 @@ def follow(
 
 
 def _say(session: VolumeSession, said: Sequence[StackPrompt]) -> None:
-    """Tell a session the prompts that it does not know from an earlier run.
+    """Tell a session the prompts that it does not know from an earlier run, as one step.
 
     Of the same objects, those that are not said any more are taken back; other objects stay as they are.
     """
-    wanted = {(one.object_id, one.frame): one for one in said}
-    ids = {one.object_id for one in said}
     known = session.state().prompts
-    for object_id, frame in known:
-        if object_id in ids and (object_id, frame) not in wanted:
-            session.clear(frame, object_id=object_id)
-    for (object_id, frame), one in wanted.items():
-        prompt = one.prompt()
-        before = known.get((object_id, frame))
-        if before is not None and _is_same(before, one):
-            continue
-        if before is not None:
-            session.clear(frame, object_id=object_id)
-        if prompt.mask is not None:
-            session.set_mask(frame, prompt.mask.astype(bool), object_id=object_id)
-        if prompt.box is not None:
-            session.set_box(frame, prompt.box, object_id=object_id)
-        if prompt.points is not None:
-            session.set_points(frame, prompt.points, object_id=object_id)
-        if one.name:
-            session.rename(object_id, one.name)
+    wanted: dict[PlaneIndex, ObjectPrompts] = {(one.object_id, one.frame): _prompts_of(one) for one in said}
+    ids = {one.object_id for one in said}
+    gone = {key: ObjectPrompts() for key in known if key[0] in ids and key not in wanted}
+    new = {key: now for key, now in wanted.items() if not _is_same(known.get(key), now)}
+    if gone or new:
+        session.set_prompts({**gone, **new})
+    for object_id, name in {one.object_id: one.name for one in said if one.name}.items():
+        if session.track(object_id).name != name:
+            session.rename(object_id, name)
 
 
-def _is_same(before: ObjectPrompts, one: StackPrompt) -> bool:
+def _prompts_of(one: StackPrompt) -> ObjectPrompts:
+    """Return what a session is told."""
+    prompt = one.prompt()
+    mask = None if prompt.mask is None else prompt.mask.astype(bool)
+    return ObjectPrompts(points=prompt.points or no_points(), box=prompt.box, mask=mask)
+
+
+def _is_same(before: ObjectPrompts | None, now: ObjectPrompts) -> bool:
     """Return whether a session was told just this."""
-    now = one.prompt()
-    if before.box != now.box or (before.mask is None) != (now.mask is None):
+    if before is None or before.box != now.box or (before.mask is None) != (now.mask is None):
         return False
-    if now.mask is not None and not np.array_equal(before.mask, now.mask):  # type: ignore[arg-type]  # neither is None
-        return False
-    points = [(row, col) for row, col, _ in one.said.points]
-    signs = [sign for _, _, sign in one.said.points]
-    return np.array_equal(
-        before.points.coords, np.array(points, dtype=np.float32).reshape(-1, 2)
-    ) and np.array_equal(before.points.positive, np.array(signs, dtype=bool))
+    return (
+        np.array_equal(before.points.coords, now.points.coords)
+        and np.array_equal(before.points.positive, now.points.positive)
+        and (before.mask is None or now.mask is None or np.array_equal(before.mask, now.mask))
+    )
 
 
 def ranges_of(said: Sequence[StackPrompt], frames: range, *, direction: str) -> list[range]:
@@ -209,30 +203,40 @@ def ranges_of(said: Sequence[StackPrompt], frames: range, *, direction: str) -> 
 
 
 def _propagate(
-    session: VolumeSession,
-    ranges: Sequence[range],
-    title: str,
-    errors: list[Exception],
-    interruption: Interruption,
+    session: VolumeSession, ranges: Sequence[range], *, title: str, interruption: Interruption
 ) -> None:
-    """Follow through each range in turn, saying how far it is."""
+    """Follow through each range in turn, saying how far it is, until one fails or is interrupted."""
+    endings: list[Ending] = []
+    session.run_ended.connect(lambda end: endings.append(end.ending))
     for one in ranges:
-        if errors or interruption.is_wanted:
+        if interruption.is_wanted or Ending.FAILED in endings:
             return
         way = "back" if one.step < 0 else "onward"
         line = ProgressLine(f"{title}, {way}" if len(ranges) > 1 else title)
+        due, done = _due(session, one), set[int]()
 
-        def show(progress: Progress, line: ProgressLine = line) -> None:
-            line.show(progress.done, total=progress.total)
+        def show(
+            frame: int, _: object, line: ProgressLine = line, due: set[int] = due, done: set[int] = done
+        ) -> None:
+            done.add(frame)
+            line.show(len(done), total=max(len(due), len(done)))
             if interruption.is_wanted:  # it came just before the run that it was meant for
                 session.stop()
 
-        session.progress_changed.connect(show)
+        session.frame_painted.connect(show)
         try:
             session.propagate(frames=one)
         finally:
-            session.progress_changed.disconnect(show)
+            session.frame_painted.disconnect(show)
             line.end()
+
+
+def _due(session: VolumeSession, frames: range) -> set[int]:
+    """Return the frames of a range on which some object has no answer yet, or an outdated one."""
+    found: set[int] = set()
+    for track in session.object_tracks():
+        found.update(np.flatnonzero(np.isnan(track.scores) | track.stale).tolist())
+    return found.intersection(frames)
 
 
 def _warn(text: str) -> None:
