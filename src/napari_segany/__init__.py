@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .predict.image import ImagePredictor
     from .predict.loading import load_model
     from .session.image import ImageSession
+    from .session.volume import VolumeSession
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "Prompt",
     "ScoredMask",
     "SegAnyError",
+    "VolumeSession",
     "__version__",
     "list_models",
     "load_model",
@@ -51,6 +53,7 @@ _HOMES = {
     "Prompt": "core.types",
     "ScoredMask": "core.types",
     "SegAnyError": "core.errors",
+    "VolumeSession": "session.volume",
     "list_models": "models.registry",
     "load_model": "predict.loading",
     "open_image": "io.images",

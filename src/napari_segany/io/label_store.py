@@ -252,6 +252,33 @@ class LabelStore:
             self._count += 1
             self._seen |= {key: (stamp, size) for key, stamp, size in commit.shards}
 
+    def remark(self, note: Mapping[str, object], *, index: tuple[int, ...] = ()) -> None:
+        """Note something in the ledger without touching a pixel; it survives a power cut when this returns.
+
+        Parameters
+        ----------
+        note
+            JSON, as for `write`.
+        index
+            Which plane it is about; () for the work as a whole.
+        """
+        with self._mutex:
+            self._check_writable()
+            number = self._count + 1
+            nowhere = (0, 0, 0, 0)
+            try:
+                self._ledger.append(
+                    Commit(
+                        number, now(), index, nowhere, (), highest=self._highest, shards=(), note=dict(note)
+                    )
+                )
+            except OSError as error:
+                if isinstance(error, StoreError):
+                    raise
+                what = f"remark {number} in the ledger of {self.path} failed; the {self._count} lines before it are kept"
+                raise explain(error, what) from error
+            self._count = number
+
     def _check_writable(self) -> None:
         """Raise StoreError unless commits can be taken."""
         if self._lock is None:

@@ -34,7 +34,7 @@ class Commit:
     time
         UTC, ISO 8601.
     index, box
-        Which plane, and which rectangle (row0, col0, row1, col1) of it.
+        Which plane, and which rectangle (row0, col0, row1, col1) of it; an empty one for a remark without labels.
     labels
         Ids that gained pixels; empty for an erasure.
     highest

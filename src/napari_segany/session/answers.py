@@ -42,6 +42,8 @@ class Stage(Enum):
     EMBEDDING = "Looking at the image"
     PREDICTING = "Finding the mask"
     FINDING = "Finding every object"
+    RECALLING = "Taking in what is there"
+    FOLLOWING = "Following the objects"
 
 
 @runtime_checkable

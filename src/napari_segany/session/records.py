@@ -93,6 +93,10 @@ class ObjectRecord:
         """Return the record with some results replaced."""
         return replace(self, results={**self.results, **results})
 
+    def without_result(self, frame: int) -> ObjectRecord:
+        """Return the record as if the object had not been looked for on a frame."""
+        return replace(self, results={f: result for f, result in self.results.items() if f != frame})
+
     def with_stale(self, stale: frozenset[int], *, told: FramePromptMap) -> ObjectRecord:
         """Return the record as the predictor sees it once it was told all of `told`."""
         results = {
@@ -131,6 +135,24 @@ class Records:
     def drop(self, object_id: int) -> Records:
         """Return the records without one object."""
         return replace(self, objects={i: r for i, r in self.objects.items() if i != object_id})
+
+
+def marked_on(records: Records, frames: frozenset[int], *, is_stale: bool) -> Records:
+    """Return records in which all results on some frames are stale, or none of them is."""
+    for object_id, record in records.objects.items():
+        wrong = {f: r for f, r in record.results.items() if f in frames and r.is_stale != is_stale}
+        if wrong:
+            marked = {frame: replace(result, is_stale=is_stale) for frame, result in wrong.items()}
+            records = records.put(object_id, record.with_results(marked))
+    return records
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordsEdit:
+    """One change of the records."""
+
+    before: Records
+    after: Records
 
 
 @dataclass(frozen=True, slots=True)

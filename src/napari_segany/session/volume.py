@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from napari_segany.core.intensity import Window
-from napari_segany.core.masks import LabelPatch, LabelSink
-from napari_segany.core.types import BoolMask, Box, FloatArray, Labels, ModelCard, Points, VideoPredictorLike
+from napari_segany.core.errors import PromptError
+from napari_segany.core.masks import LabelSink
+from napari_segany.core.types import BoolMask, Box, FloatArray, Labels, Points, VideoPredictorLike
 
-from .prompts import ObjectPrompts, PlaneIndex
-from .records import Colour, DoubtRule, ObjectTrack
+from .history import Entry
+from .prompts import ObjectPrompts, PlaneIndex, PromptEdit
+from .records import DoubtRule, ObjectRecord, Records, RecordsEdit
 from .source import PlaneSource
-from .volume_signals import Direction, FramePreview, VolumeSignals
+from .stack_frames import StackFrames
+from .volume_objects import ObjectsSession, check_label
+from .volume_signals import Direction, Ending
 from .volume_state import VolumeState
-from .volume_tracks import TrackTable
-from .worker import Worker
+from .worker import InlineWorker, Worker
 
 
-class VolumeSession(VolumeSignals):
+class VolumeSession(ObjectsSession):
     """Segments objects through the frames of one stack: say what they are on some frames, follow them through all.
 
     Everything a person does goes through a method here and can be undone; everything that changes is told by a signal.
@@ -53,8 +54,6 @@ class VolumeSession(VolumeSignals):
         Leave pixels of other objects as they are. Locked objects keep theirs in any case.
     """
 
-    keep_existing: bool
-
     def __init__(
         self,
         source: PlaneSource,
@@ -67,109 +66,20 @@ class VolumeSession(VolumeSignals):
         versions: Mapping[str, str] | None = None,
         doubts: DoubtRule | None = None,
     ) -> None:
-        raise NotImplementedError
-
-    # ------------------------------------------------------------------ what is
-
-    @property
-    def source(self) -> PlaneSource:
-        """The stack in work."""
-        raise NotImplementedError
-
-    @property
-    def axis(self) -> int:
-        """Which leading axis counts the frames."""
-        raise NotImplementedError
-
-    @property
-    def n_frames(self) -> int:
-        """How many frames there are."""
-        raise NotImplementedError
-
-    @property
-    def card(self) -> ModelCard | None:
-        """Who answers, once the predictor was loaded."""
-        raise NotImplementedError
-
-    @property
-    def window(self) -> Window | None:
-        """The intensity window of the stack, once it was opened."""
-        raise NotImplementedError
-
-    @property
-    def object_id(self) -> int:
-        """The object in work: prompts without an `object_id` are about it. May be set to any label."""
-        raise NotImplementedError
-
-    @object_id.setter
-    def object_id(self, value: int) -> None:
-        raise NotImplementedError
-
-    @property
-    def object_ids(self) -> tuple[int, ...]:
-        """Every object that has prompts, results, or a name, in order."""
-        raise NotImplementedError
-
-    @property
-    def locked_frames(self) -> frozenset[int]:
-        """Frames that are never painted."""
-        raise NotImplementedError
-
-    @property
-    def is_running(self) -> bool:
-        """True while objects are being followed."""
-        raise NotImplementedError
-
-    @property
-    def interrupted(self) -> tuple[range, ...]:
-        """Ranges of a propagation that a crash, an error or a stop cut short; `resume` goes on with them."""
-        raise NotImplementedError
-
-    @property
-    def undo_title(self) -> str | None:
-        """What undo would take back."""
-        raise NotImplementedError
-
-    @property
-    def redo_title(self) -> str | None:
-        """What redo would repeat."""
-        raise NotImplementedError
-
-    def index(self, frame: int) -> PlaneIndex:
-        """Return the leading indices of a frame in source and sink."""
-        raise NotImplementedError
-
-    def frame_at(self, index: PlaneIndex) -> int | None:
-        """Return the frame of a plane, None if the plane is not of this stack."""
-        raise NotImplementedError
-
-    def prompts(self, object_id: int, frame: int) -> ObjectPrompts:
-        """Return what was said about an object on a frame."""
-        raise NotImplementedError
-
-    def preview(self, object_id: int, frame: int) -> FramePreview | None:
-        """Return the answer that is shown for an object on a frame, None once it is painted."""
-        raise NotImplementedError
-
-    def track(self, object_id: int) -> ObjectTrack:
-        """Return what is known of an object along the frames: scores, areas, prompts, doubts, locks, staleness."""
-        raise NotImplementedError
-
-    def object_tracks(self) -> list[ObjectTrack]:
-        """Return the track of every object."""
-        raise NotImplementedError
-
-    def tracks(self) -> TrackTable:
-        """Return centroids and parents of all objects, as napari's Tracks layer takes them."""
-        raise NotImplementedError
-
-    def features(self) -> dict[str, NDArray[np.generic]]:
-        """Return a table with one row an object: index, name, frames, first, last, score, area, doubtful, prompted."""
-        raise NotImplementedError
-
-    def state(self) -> VolumeState:
-        """Return what is in work, to be saved."""
-        raise NotImplementedError
+        if tuple(source.shape) != tuple(sink.shape):
+            raise PromptError(f"{source.name} has planes of {source.shape} but the labels have {sink.shape}")
+        others = (0,) * (len(source.shape) - 3) if at is None else tuple(int(i) for i in at)
+        frames = StackFrames(source, axis, others)
+        load = (lambda: predictor) if isinstance(predictor, VideoPredictorLike) else predictor
+        super().__init__(
+            frames, load, sink=sink, worker=worker or InlineWorker(), versions=versions or {}, doubts=doubts
+        )
+        self._live: tuple[Mapping[PlaneIndex, ObjectPrompts], Records] | None = None
+        self._object_id = sink.max_label() + 1
+        left = self._notebook.read()
+        if left is not None:
+            self._adopt(left)
+        self._prompts.changed.connect(self._on_prompts)
 
     # ------------------------------------------------------------------ prompts
 
@@ -177,19 +87,28 @@ class VolumeSession(VolumeSignals):
         self, frame: int, coord: tuple[float, float], *, positive: bool = True, object_id: int | None = None
     ) -> None:
         """Add a click at (row, col)."""
-        raise NotImplementedError
+        key = self._key(frame, object_id)
+        before = self._before()
+        self._prompts.add_click(key, coord, positive=positive)
+        self._changed("click" if positive else "negative click", before)
 
     def set_points(
         self, frame: int, points: Points, *, object_id: int | None = None, is_live: bool = False
     ) -> None:
         """Replace all clicks on a frame; `is_live` while one is dragged: a drag is one undo step."""
-        raise NotImplementedError
+        key = self._key(frame, object_id)
+        before = self._before()
+        self._prompts.set_points(key, points)
+        self._changed("move or delete clicks", before, is_live=is_live)
 
     def set_box(
         self, frame: int, box: Box | None, *, object_id: int | None = None, is_live: bool = False
     ) -> None:
         """Replace the box on a frame."""
-        raise NotImplementedError
+        key = self._key(frame, object_id)
+        before = self._before()
+        self._prompts.set_box(key, box)
+        self._changed("box", before, is_live=is_live)
 
     def set_mask(
         self,
@@ -201,7 +120,24 @@ class VolumeSession(VolumeSignals):
         is_live: bool = False,
     ) -> None:
         """Replace the drawn (H, W) mask on a frame; `outlines` are the polygons it was drawn with."""
-        raise NotImplementedError
+        if mask is not None and mask.shape != self._frames.frame_shape:
+            raise PromptError(f"the drawn mask is {mask.shape} but a frame is {self._frames.frame_shape}")
+        key = self._key(frame, object_id)
+        before = self._before()
+        self._prompts.set_mask(key, mask, outlines=outlines)
+        self._changed("drawn mask", before, is_live=is_live)
+
+    def set_prompts(self, prompts: Mapping[PlaneIndex, ObjectPrompts], *, title: str = "prompts") -> None:
+        """Replace all that was said under some keys `(object_id, frame)`, as one step; others stay."""
+        keys = {self._key(frame, object_id): (object_id, frame) for object_id, frame in prompts}
+        before = self._before()
+        after = self._prompts.snapshot()
+        for key, given in keys.items():
+            after.pop(key, None)
+            if not prompts[given].is_empty:
+                after[key] = prompts[given]
+        self._prompts.restore(after)
+        self._changed(title, before)
 
     def set_labels(self, frame: int, labels: Labels, *, keep_ids: bool = False) -> dict[int, int]:
         """Make every object of an (H, W) label image a mask prompt on a frame, as one step.
@@ -216,15 +152,36 @@ class VolumeSession(VolumeSignals):
         dict
             Object id by label.
         """
-        raise NotImplementedError
+        if labels.shape != self._frames.frame_shape:
+            raise PromptError(f"the labels are {labels.shape} but a frame is {self._frames.frame_shape}")
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+            raise PromptError(f"labels are integers from 0, got {labels.dtype} from {labels.min(initial=0)}")
+        found = [int(i) for i in np.unique(labels) if i]
+        if not found:
+            raise PromptError(f"the labels for frame {frame} hold no object; every pixel is 0")
+        first = self._free_id()
+        ids = {label: label if keep_ids else first + i for i, label in enumerate(found)}
+        masks: dict[PlaneIndex, ObjectPrompts] = {
+            (ids[label], frame): ObjectPrompts(mask=labels == label) for label in found
+        }
+        self.set_prompts(masks, title=f"{len(found)} objects from labels")
+        return ids
 
     def clear(self, frame: int | None = None, *, object_id: int | None = None) -> None:
         """Forget the prompts of an object on a frame, or on all frames; results stay."""
-        raise NotImplementedError
+        about = self._object_id if object_id is None else int(object_id)
+        keys = [key for key in self._prompts if key[0] == about and frame in (None, key[1])]
+        if not keys:
+            return
+        before = self._before()
+        gone = {key: value for key, value in self._prompts.snapshot().items() if key not in keys}
+        self._prompts.restore(gone)
+        self._changed("clear", before)
 
     def next_object(self) -> int:
         """Go on with the lowest id above all labels and objects, and return it."""
-        raise NotImplementedError
+        self.object_id = self._free_id()
+        return self.object_id
 
     # ------------------------------------------------------------------ following
 
@@ -243,66 +200,122 @@ class VolumeSession(VolumeSignals):
         bool
             False when there is no prompt to start from.
         """
-        raise NotImplementedError
-
-    def commit(self) -> bool:
-        """Paint the previews without following, as one step; False when none would change anything."""
-        raise NotImplementedError
-
-    def stop(self) -> None:
-        """End the propagation after the frame that is being worked on; what is painted stays."""
-        raise NotImplementedError
+        prompted = [frame for _, frame in self._prompts]
+        if frames is not None and frames:
+            for end in (frames[0], frames[-1]):
+                self._frames.check(end)
+        if not prompted or (frames is not None and not frames):
+            return False
+        onward, back = range(min(prompted), self.n_frames), range(max(prompted), -1, -1)
+        ways = {
+            Direction.FORWARD: (onward,),
+            Direction.BACKWARD: (back,),
+            Direction.BOTH: (onward, back),
+        }
+        self._settle()
+        self._start((frames,) if frames is not None else ways[direction])
+        return True
 
     def resume(self) -> bool:
         """Go on with the propagation that was interrupted; False when none was."""
-        raise NotImplementedError
+        if self.is_running or not self._interrupted or not len(self._prompts):
+            return False
+        self._start(self._interrupted)
+        return True
 
-    # ------------------------------------------------------------------ objects, frames, labels
-
-    def lock_frames(self, frames: Iterable[int], *, is_locked: bool = True) -> None:
-        """Keep frames from being painted, or release them."""
-        raise NotImplementedError
-
-    def lock_object(self, object_id: int, *, is_locked: bool = True) -> None:
-        """Keep the pixels of an object as they are, or release them."""
-        raise NotImplementedError
-
-    def rename(self, object_id: int, name: str) -> None:
-        """Give an object a name."""
-        raise NotImplementedError
-
-    def recolour(self, object_id: int, colour: Colour | None) -> None:
-        """Give an object a colour; None for the one of its label."""
-        raise NotImplementedError
-
-    def set_parents(self, object_id: int, parents: Iterable[int]) -> None:
-        """Say which objects an object came from."""
-        raise NotImplementedError
-
-    def delete(self, object_id: int) -> None:
-        """Take an object out of labels, prompts and results, as one step; locked frames keep its pixels."""
-        raise NotImplementedError
-
-    def record_paint(self, patches: tuple[LabelPatch, ...]) -> None:
-        """Remember label edits that were made by hand and are already in the labels."""
-        raise NotImplementedError
+    # ------------------------------------------------------------------ history
 
     def undo(self) -> bool:
         """Take the last action back, a whole propagation at once; False when there is none."""
-        raise NotImplementedError
+        self._settle()
+        return self._step(self._journal.undo, lambda: self._journal.done)
 
     def redo(self) -> bool:
         """Repeat the action undone last; False when there is none."""
-        raise NotImplementedError
+        self._settle()
+        return self._step(self._journal.redo, lambda: self._journal.undone)
 
     def restore(self, state: VolumeState) -> None:
         """Go on with what was saved, as one step; the labels are not touched."""
-        raise NotImplementedError
-
-    def set_predictor(self, load: Callable[[], VideoPredictorLike]) -> None:
-        """Answer with another model from now on; it is fed with the results that are there."""
-        raise NotImplementedError
+        if (state.axis, state.at) != (self._frames.axis, self._frames.at):
+            raise PromptError(
+                f"this work was saved along axis {state.axis} at {state.at}, but this session is along "
+                f"axis {self._frames.axis} at {self._frames.at}"
+            )
+        for frame in {key[1] for key in state.prompts}:
+            self._frames.check(frame)
+        self._settle()
+        before = self._before()
+        self._interrupted = state.interrupted
+        self._put_records(state.records)
+        self._prompts.restore(state.prompts)
+        self.object_id = state.object_id
+        self._changed("load prompts", before)
+        self.objects_changed.emit()
 
     def close(self, *, timeout: float = 5.0) -> bool:
         """End the worker and let go of the predictor; says whether the thread ended in time."""
-        raise NotImplementedError
+        if self._run is not None:
+            self._run.halt.set()
+            self._end(Ending.STOPPED)
+        ended = self._worker.close(timeout=timeout)
+        self._model.forget()
+        self._previews.clear()
+        return ended
+
+    # ------------------------------------------------------------------ inside
+
+    def _key(self, frame: int, object_id: int | None) -> PlaneIndex:
+        """Return what prompts are kept under; PromptError where nothing may be said."""
+        about = self._object_id if object_id is None else int(object_id)
+        check_label(about)
+        self._frames.check(frame)
+        if frame in self._records.locked_frames:
+            raise PromptError(f"frame {frame} is locked; release it before you prompt on it")
+        if about in self._records and self._records[about].is_locked:
+            raise PromptError(f"object {about} is locked; release it before you prompt it")
+        return about, int(frame)
+
+    def _before(self) -> tuple[Mapping[PlaneIndex, ObjectPrompts], Records]:
+        """Return what a step starts from."""
+        return self._prompts.snapshot(), self._records
+
+    def _changed(
+        self,
+        title: str,
+        before: tuple[Mapping[PlaneIndex, ObjectPrompts], Records],
+        *,
+        is_live: bool = False,
+    ) -> None:
+        """Record a change of the prompts, a whole drag as one, and ask for new answers."""
+        new = {key[0] for key in self._prompts if key[0] not in self._records}
+        for object_id in sorted(new):
+            self._records = self._records.put(object_id, ObjectRecord())
+        prompts, records = self._live or before
+        self._live = (prompts, records) if is_live else None
+        if not is_live:
+            edit = PromptEdit(prompts, self._prompts.snapshot())
+            self._record(Entry(title, prompts=edit, records=RecordsEdit(records, self._records)))
+            self._note()
+        if new:
+            self.objects_changed.emit()
+        self._ask()
+
+    def _settle(self) -> None:
+        """Make a drag that goes on a step of its own."""
+        if self._live is not None:
+            (prompts, records), self._live = self._live, None
+            edit = PromptEdit(prompts, self._prompts.snapshot())
+            self._record(Entry("drag", prompts=edit, records=RecordsEdit(records, self._records)))
+
+    def _on_prompts(self, key: PlaneIndex) -> None:
+        shown = self._previews.get(key)
+        if shown is not None and self._prompts[key].is_empty:
+            self._drop_previews([key])
+        self.prompts_changed.emit(key)
+
+    def _adopt(self, left: VolumeState) -> None:
+        """Begin with what the ledger says."""
+        self._prompts.restore(left.prompts)
+        self._records, self._interrupted = left.records, left.interrupted
+        self._object_id = max(left.object_id, 1)

@@ -21,7 +21,8 @@ class TrackTable:
     Attributes
     ----------
     data : (N, 1 + axes)
-        Object id, leading indices of the plane, row, col; for a (T, H, W) stack (id, t, y, x). Sorted by id, then frame.
+        Object id, leading indices of the plane, row, col; for a (T, H, W) stack (id, t, y, x). Sorted by id, then
+        frame.
     graph
         By object, those that it came from; only objects with rows in `data`.
     scores, areas : (N,)
