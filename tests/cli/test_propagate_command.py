@@ -214,28 +214,31 @@ class TestGoingOn:
 
         follower.before = before
 
+    @pytest.mark.parametrize("at", [1, 4, 7])
     def test_ctrl_c_stops_after_the_frame_in_work(
         self,
         follower: BlobFollower,
         movie: Path,
-        clicks: Path,
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
+        at: int,
     ) -> None:
+        clicks = write_clicks(tmp_path / "clicks.csv", CLICKS)
         out, handler = tmp_path / "a.ome.zarr", signal.getsignal(signal.SIGINT)
-        self._interrupt(follower, 4)
+        self._interrupt(follower, at)
         assert main(words(movie, clicks, out)) == 130
         assert signal.getsignal(signal.SIGINT) is handler
         said = capsys.readouterr()
         assert "stopping after this frame" in said.err and "with --resume goes on from here" in said.err
         half, whole = labels_of(out), truth(blob_movie(N))
-        np.testing.assert_array_equal(half[:5] == 1, whole[:5] == 1)  # 4 was in work
-        assert not half[5:].any()
+        np.testing.assert_array_equal(half[: at + 1] == 1, whole[: at + 1] == 1)  # this one was in work
+        assert not (half[at + 1 :] == 1).any()
         follower.before, done = lambda frame: None, set(follower.worked)
         follower.worked.clear()
         assert main(words(movie, clicks, out, "--resume")) == 0
         np.testing.assert_array_equal(labels_of(out), whole)
         assert done <= set(follower.recalled) and not done & set(follower.worked)
+        assert "8/8 frames" not in capsys.readouterr().err  # what is there is not counted
 
     def test_ctrl_c_twice_stops_at_once(
         self,

@@ -232,10 +232,13 @@ def _propagate(
 
 
 def _due(session: VolumeSession, frames: range) -> set[int]:
-    """Return the frames of a range on which some object has no answer yet, or an outdated one."""
+    """Return the frames of a range, past a prompt of an object, on which it has no answer or an outdated one."""
     found: set[int] = set()
     for track in session.object_tracks():
-        found.update(np.flatnonzero(np.isnan(track.scores) | track.stale).tolist())
+        prompted = np.flatnonzero(track.prompted)
+        if len(prompted):
+            is_past = np.arange(len(track.scores)) * frames.step >= (prompted * frames.step).min()
+            found.update(np.flatnonzero(is_past & (np.isnan(track.scores) | track.stale)).tolist())
     return found.intersection(frames)
 
 
