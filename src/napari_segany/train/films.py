@@ -142,7 +142,7 @@ def cells(canvas: Canvas, frames: int) -> Footage:
         diameter,
         some_count(canvas, diameter=diameter, fill=(0.1, 0.6)),
         aspect=rng.uniform(1.1, 2.2),
-        roughness=rng.uniform(0.04, 0.13),
+        roughness=rng.uniform(0.04, 0.18),
         wobble=rng.uniform(0.05, 0.3),
         push=rng.choice([0.0, 0.4, 0.8], p=[0.15, 0.35, 0.5]),
         contrast=rng.uniform(0.05, 0.45),
@@ -164,7 +164,7 @@ def phase(canvas: Canvas, frames: int) -> Footage:
         diameter,
         some_count(canvas, diameter=diameter, fill=(0.08, 0.5)),
         aspect=rng.uniform(1.1, 2.0),
-        roughness=rng.uniform(0.02, 0.1),
+        roughness=rng.uniform(0.02, 0.14),
         wobble=rng.uniform(0.05, 0.25),
         push=rng.choice([0.1, 0.6, 0.9], p=[0.15, 0.4, 0.45]),
         contrast=rng.uniform(0.05, 0.2),
@@ -183,6 +183,8 @@ def _lens(look: Look) -> Look:
     """Return a look for thickness: sharp edges, nothing added where bodies overlap, one that can be seen."""
     return Look(
         tile=look.tile,
+        dots=look.dots,
+        spots=look.spots,
         profile=look.profile,
         grain=max(look.grain, 0.08),
         zoom=look.zoom,

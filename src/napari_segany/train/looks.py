@@ -13,6 +13,7 @@ from napari_segany.core.types import AnyArray, FloatArray
 from .canvas import Canvas
 from .optics import Camera, blurred, expose, halo, illumination, relief
 from .poses import Traced
+from .shapes import BlobForm, blob
 
 CONTRASTS = ("fluorescence", "phase", "relief", "brightfield")
 
@@ -22,11 +23,14 @@ class Look:
     """What the bodies of one clip share.
 
     `profile` is "flat", "domed" or "rim"; `grain` the strength of their texture from `tile` (256, 256), `zoom`ed;
-    `wall` the width of a rim in pixels; `inner` "none", "dark" or "bright" for what lies in the middle, of
-    `kernel` times the body's size; `softness` of edges in pixels; `is_clear` adds light where bodies overlap.
+    `wall` the width of a rim in pixels; `inner` "none", "dark" or "bright" for what lies near the middle, of
+    `kernel` times the body's size; `spots` how much brighter (or darker, negative) the spots of `dots` (256, 256)
+    are; `softness` of edges in pixels; `is_clear` adds light where bodies overlap.
     """
 
     tile: FloatArray
+    dots: FloatArray | None = None
+    spots: float = 0.0
     profile: str = "flat"
     grain: float = 0.1
     zoom: float = 1.0
@@ -44,6 +48,8 @@ def some_look(canvas: Canvas, *, diameter: float, profiles: tuple[str, ...], inn
     canvas.noise(1, 1, beta=beta)
     return Look(
         tile=np.ascontiguousarray(canvas.noise(256, 256, beta=beta)),
+        dots=_dots(rng, size=float(np.clip(rng.uniform(0.05, 0.1) * diameter, 1.2, 6))),
+        spots=float(rng.choice([0.0, -0.7, 1.5], p=[0.65, 0.2, 0.15])),
         profile=str(rng.choice(profiles)),
         grain=float(rng.choice([0.0, 0.08, 0.2, 0.35], p=[0.2, 0.3, 0.3, 0.2])),
         zoom=float(np.clip(diameter / 50, 0.5, 1.5)),
@@ -68,6 +74,8 @@ def shade(body: Traced, look: Look) -> FloatArray:
         light = 1 - 0.2 * (1 - depth) ** 2
     if look.grain:
         light = light * (1 + np.float32(look.grain) * body.texture(look.tile, zoom=look.zoom))
+    if look.spots and look.dots is not None:
+        light = light * (1 + np.float32(look.spots) * body.texture(look.dots))
     if look.inner != "none":
         light = light + kernel_cover(body, look) * ((0.3 if look.inner == "dark" else 2.0) - light)
     return np.asarray(np.maximum(light, 0.08) * np.float32(body.pose.light), dtype=np.float32)
@@ -76,11 +84,21 @@ def shade(body: Traced, look: Look) -> FloatArray:
 def kernel_cover(body: Traced, look: Look) -> FloatArray:
     """Return (h, w) coverage, 0 to 1, by what lies in the middle of a body: a nucleus or a lumen."""
     pose = body.pose
-    off = np.float32(0.12 * pose.long * np.sin(pose.offset[0]))
     long, short = (np.float32(max(look.kernel * half, 1)) for half in (pose.long, pose.short))
-    rho = np.hypot((body.along - off) / long, body.across / short)
+    even = np.sqrt(long * short)  # rounder than the body
+    long, short = (long + even) / 2, (short + even) / 2
+    room = 0.7 * (1 - look.kernel)
+    along = body.along - np.float32(room * pose.long * np.sin(pose.offset[0]))
+    across = body.across - np.float32(room * pose.short * np.sin(pose.offset[1]))
+    rho = np.hypot(along / long, across / short)
     reach = np.float32(np.sqrt(max(1 - (pose.cut / look.kernel) ** 2, 0)) if pose.cut else 1.0)
     return np.asarray(np.clip((reach - rho) * short * 0.6 + 0.5, 0, 1) * (reach > 0), dtype=np.float32)
+
+
+def _dots(rng: np.random.Generator, *, size: float) -> FloatArray:
+    """Return a periodic (256, 256) tile of round spots, 0 to 1, of deviation about `size` pixels."""
+    noise = ndimage.gaussian_filter(rng.standard_normal((256, 256), dtype=np.float32), size, mode="wrap")
+    return np.asarray(np.clip((noise / noise.std() - 1.3) * 3, 0, 1), dtype=np.float32)
 
 
 def lay(light: FloatArray, body: Traced, look: Look) -> None:
@@ -164,11 +182,13 @@ def some_microscope(
         gain = gain * np.linspace(1.0, rng.uniform(0.35, 0.9), frames)
     if is_movie and rng.random() < 0.4:
         gain = gain * np.exp(rng.normal(0, rng.uniform(0.02, 0.12 if glows else 0.05), frames))
-    backdrop = np.zeros(shape, dtype=np.float32)
+    backdrop: FloatArray = np.zeros(shape, dtype=np.float32)
     if not glows:
         backdrop = np.float32(0.02) * canvas.full_noise(beta=1.4)
     elif rng.random() < 0.6:
         backdrop = np.float32(rng.uniform(0.005, 0.06)) * np.maximum(canvas.smooth_noise(60) + 1, 0)
+    if is_movie and rng.random() < 0.3:
+        _dirty(backdrop, canvas, diameter=diameter, value=0.3 if glows else 0.5)
     strength = {"fluorescence": 1.0, "phase": 0.55, "relief": 0.7, "brightfield": 0.4}[contrast]
     return Microscope(
         camera=camera,
@@ -182,6 +202,17 @@ def some_microscope(
         near=float(np.clip(0.03 * diameter, 0.5, 1.8)),
         far=float(np.clip(0.25 * diameter, 3, 10)),
     )
+
+
+def _dirty(backdrop: FloatArray, canvas: Canvas, *, diameter: float, value: float) -> None:
+    """Add specks that do not move: dust, and debris that sticks to the glass."""
+    rng = canvas.rng
+    for _ in range(int(rng.integers(1, 9))):
+        row, col = rng.uniform(0, 1, 2) * canvas.shape
+        size = float(rng.uniform(2, 0.25 * diameter + 3))
+        speck = blob(rng, (row, col), diameter=size, shape=canvas.shape, form=BlobForm(1.5, 0.15))
+        if speck is not None:
+            backdrop[speck.box] += speck.cover(1.5) * np.float32(value * rng.uniform(0.3, 1.2))
 
 
 def _wander(rng: np.random.Generator, frames: int) -> NDArray[np.float64]:

@@ -81,7 +81,7 @@ class Troupe:
         for _ in range(15):
             self._push(0.5)
         for actor in self.actors:  # some are about to divide as the movie starts
-            if self.rng.random() < self.habits.division * _ROUNDING:
+            if self.rng.random() < 2 * self.habits.division:
                 actor.rounding = int(self.rng.integers(1, _ROUNDING))
 
     @property
