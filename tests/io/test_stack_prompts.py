@@ -185,7 +185,7 @@ class TestLabels:
             (np.ones((20, 31), np.uint8), PromptError, r"shape \(20, 31\), which fit neither"),
             (np.ones((4, 20, 30), np.uint8), PromptError, r"shape \(4, 20, 30\)"),
             (np.ones((20, 30), np.float32), FileFormatError, "labels are whole numbers"),
-            (np.full((20, 30), -1, np.int16), FileFormatError, "below 0"),
+            (np.full((20, 30), -1, np.int16), FileFormatError, "labels from -1 to -1"),
             (np.ones((20, 30, 3), np.uint8), FileFormatError, "without channels"),
         ],
     )

@@ -175,7 +175,7 @@ def _say(session: VolumeSession, said: Sequence[StackPrompt]) -> None:
 def _prompts_of(one: StackPrompt) -> ObjectPrompts:
     """Return what a session is told."""
     prompt = one.prompt()
-    mask = None if prompt.mask is None else prompt.mask.astype(bool)
+    mask = None if prompt.mask is None else prompt.mask.astype(bool, copy=False)
     return ObjectPrompts(points=prompt.points or no_points(), box=prompt.box, mask=mask)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from napari_segany.core.axes import channel_axis
 from napari_segany.core.errors import FileFormatError, PromptError
 from napari_segany.core.frames import FrameStack
-from napari_segany.core.types import Prompt
+from napari_segany.core.types import AnyArray, BoolMask, Prompt
 
 from .frames import FilePlanes
 from .images import TIFF, open_image
@@ -26,18 +26,51 @@ from .state import SUFFIX
 _JSON = (".geojson", ".json")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledObject:
+    """One object of a label plane: what of it lies in its box.
+
+    Attributes
+    ----------
+    index
+        Leading indices of the plane, as the labels name it.
+    shape
+        (H, W) of the plane.
+    row0, col0
+        Top left pixel of the box.
+    mask : (h, w)
+        True inside the object.
+    """
+
+    index: tuple[int, ...]
+    shape: tuple[int, int]
+    row0: int
+    col0: int
+    mask: BoolMask
+
+    def prompt(self) -> Prompt:
+        """Return the object as a mask prompt; it takes memory only where the object is."""
+        whole = np.zeros(self.shape, dtype=bool)
+        height, width = self.mask.shape
+        whole[self.row0 : self.row0 + height, self.col0 : self.col0 + width] = self.mask
+        return Prompt(mask=whole)
+
+
 @dataclass(frozen=True, slots=True)
 class StackPrompt:
     """What a file says about one object on one frame of a stack; `said` keeps masks packed."""
 
     object_id: int
     frame: int
-    said: FramePrompts
+    said: FramePrompts | LabelledObject
     name: str = ""
 
     def prompt(self) -> Prompt:
         """Return what a predictor is asked."""
         return self.said.prompt()
+
+
+_Said = tuple[int, str, FramePrompts | LabelledObject]  # object, name, prompts
 
 
 def load_stack_prompts(
@@ -71,12 +104,13 @@ def load_stack_prompts(
     if frame is not None and not 0 <= frame < length:
         raise PromptError(f"frame {frame} is not one of the {length} of {stacks[0].name}")
     if file.is_dir() or file.suffix.lower() in TIFF:
-        objects = _read_label_prompts(file, stacks[0], frame=frame)
+        said = _read_label_prompts(file, stacks[0], frame=frame)
     else:
         objects = _read_prompts(file, stacks[0], is_frame_given=frame is not None)
-    found = [_prompts_of(objects, stack, frame=frame, file=file) for stack in stacks]
+        said = [(one.id, one.name, prompts) for one in objects for prompts in one.prompts]
+    found = [_prompts_of(said, stack, frame=frame, file=file) for stack in stacks]
     if not any(found):
-        elsewhere = "; those it has are on other planes" if any(one.prompts for one in objects) else ""
+        elsewhere = "; those it has are on other planes" if said else ""
         raise PromptError(f"{file} holds no prompt for {stacks[0].name}{elsewhere}")
     return found
 
@@ -106,16 +140,16 @@ def _names_planes(file: Path) -> bool:
 
 
 def _prompts_of(
-    objects: Sequence[SavedObject], stack: FrameStack, *, frame: int | None, file: Path
+    said: Sequence[_Said], stack: FrameStack, *, frame: int | None, file: Path
 ) -> list[StackPrompt]:
     """Return the prompts of one stack, checked to lie inside of it."""
     found = []
-    for one in objects:
-        for said in one.prompts:
-            where = _frame_in(stack, said.index, object_id=one.id, frame=frame, file=file)
-            if where is not None:
-                check_inside(said, one.id, shape=stack.frame_shape)
-                found.append(StackPrompt(one.id, where, said, one.name))
+    for object_id, name, prompts in said:
+        where = _frame_in(stack, prompts.index, object_id=object_id, frame=frame, file=file)
+        if where is not None:
+            if isinstance(prompts, FramePrompts):  # labels fit
+                check_inside(prompts, object_id, shape=stack.frame_shape)
+            found.append(StackPrompt(object_id, where, prompts, name))
     return sorted(found, key=lambda prompt: (prompt.object_id, prompt.frame))
 
 
@@ -142,24 +176,41 @@ def _frame_in(
     return stack.frame_of(index) if len(index) == len(leading) else index[0]
 
 
-def _read_label_prompts(file: Path, stack: FrameStack, *, frame: int | None) -> list[SavedObject]:
+def _read_label_prompts(file: Path, stack: FrameStack, *, frame: int | None) -> list[_Said]:
     """Return every object of labels, its mask on each of its planes as a prompt."""
-    opened = _open_labels(file)
-    planes = FilePlanes(opened)
+    planes = FilePlanes(_open_labels(file))
     leading = _leading_of(planes.shape, stack, file=file)
-    masks: dict[int, list[FramePrompts]] = {}
+    found: list[_Said] = []
     for index in product(*map(range, planes.shape[:-2])):
         named = index[len(index) - len(leading) :]  # sides of one before them say nothing
         if named and frame is not None and _place_of(stack, named) != frame:
             continue
-        labels = planes.read(index)
-        for label in np.unique(labels):
-            if label != 0:
-                said = FramePrompts.of(Prompt(mask=labels == label), index=named)
-                masks.setdefault(int(label), []).append(said)
-    if any(label < 0 for label in masks):
-        raise FileFormatError(f"{file} has labels below 0; 0 is background, objects are 1 and above")
-    return [SavedObject(id=label, prompts=tuple(said)) for label, said in sorted(masks.items())]
+        found += [(label, "", one) for label, one in _objects_of(planes.read(index), index=named, file=file)]
+    return found
+
+
+def _objects_of(
+    labels: AnyArray, *, index: tuple[int, ...], file: Path
+) -> Iterator[tuple[int, LabelledObject]]:
+    """Yield the objects of an (H, W) label plane, lowest first; one pass finds the boxes of all."""
+    rows, cols = np.nonzero(labels)
+    if rows.size == 0:
+        return
+    ids, owner = np.unique(labels[rows, cols], return_inverse=True)
+    if int(ids[0]) < 0 or int(ids[-1]) >= 1 << 32:
+        raise FileFormatError(
+            f"{file} has labels from {ids[0]} to {ids[-1]}, but 0 is background and objects are 1 to 2**32 - 1"
+        )
+    order = np.argsort(owner, kind="stable")
+    first = np.searchsorted(owner[order], np.arange(len(ids)))
+    spans = [
+        np.stack([end.reduceat(at[order], first) for end in (np.minimum, np.maximum)]) for at in (rows, cols)
+    ]
+    height, width = labels.shape
+    for place, label in enumerate(ids):
+        (row0, row1), (col0, col1) = (span[:, place].tolist() for span in spans)
+        mask = labels[row0 : row1 + 1, col0 : col1 + 1] == label
+        yield int(label), LabelledObject(index, (height, width), row0, col0, np.asarray(mask, dtype=bool))
 
 
 def _open_labels(file: Path) -> OpenedImage:
