@@ -442,5 +442,8 @@ def _sampled_window(frames: FrameSource) -> Window:
     """Return the intensity window of a stack, from frames spread over it."""
     picked = np.unique(np.linspace(0, len(frames) - 1, num=min(len(frames), _SAMPLED)).astype(int))
     sampled: list[AnyArray] = [np.asarray(frames[int(t)]) for t in picked]
+    for t, image in zip(picked, sampled, strict=True):
+        if image.shape != sampled[0].shape:
+            raise ImageError(f"frame {t} has shape {image.shape}; the first one has {sampled[0].shape}")
     step = max(1, int(np.sqrt(sampled[0].size * len(sampled) / (1 << 20))))
     return sample_window(np.stack([image[::step, ::step] for image in sampled]))

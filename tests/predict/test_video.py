@@ -1,0 +1,280 @@
+"""Following through stacks with small random models: order, batches, corrections, bounds. Quality is trained, not tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_models import seeded_network
+from tests.contracts.shrink import shrunken
+
+from napari_segany.core.errors import CapabilityError, ImageError, PromptError
+from napari_segany.core.intensity import Window
+from napari_segany.core.types import Box, FrameMasks, ModelCard, Points, Prompt, VideoPredictorLike
+from napari_segany.models.close_memory import CloseMemoryConfig
+from napari_segany.models.sam2 import SAM2, Sam2
+from napari_segany.predict.follower import Ask, Found
+from napari_segany.predict.loading import Model, _prepare
+from napari_segany.predict.precision import place
+from napari_segany.predict.video import FollowOptions, VideoPredictor, VideoState
+from napari_segany.train.movies import render_clip
+
+ROWS = ("sam2-nano", "sam2.1_hiera_tiny", "edgetam")
+N_FRAMES = 14
+
+
+def network_of(row: str) -> Sam2:
+    """A shrunken row with seeded weights, to which every object seems to be there."""
+    if row == "sam2-nano":
+        torch.manual_seed(3)
+        config = replace(shrunken(SAM2[row]), memory=CloseMemoryConfig(width=16, layers=1, mlp_width=32))
+        network = Sam2(config).eval()
+    else:
+        network = seeded_network(row)
+    with torch.no_grad():
+        network.sam_mask_decoder.pred_obj_score_head.layers[-1].weight.zero_()
+        network.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(2.0)
+    return network
+
+
+def predictor_of(row: str, **options: int | None) -> VideoPredictor:
+    placement = place("cpu", "float32")
+    card = ModelCard(row, "0" * 64)
+    model = Model(card, _prepare(network_of(row), placement), placement)
+    return VideoPredictor(model, options=FollowOptions(**options))
+
+
+@pytest.fixture(params=ROWS)
+def predictor(request: pytest.FixtureRequest) -> VideoPredictor:
+    return predictor_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def movie() -> np.ndarray:
+    return render_clip(1, kind="nuclei", frames=N_FRAMES, size=(96, 80)).images
+
+
+def click(row: float, col: float) -> Prompt:
+    return Prompt(points=Points(np.array([[row, col]], dtype=np.float32), np.array([True])))
+
+
+def run(predictor: VideoPredictor, state: VideoState, frames: range) -> dict[int, FrameMasks]:
+    return {one.frame: one for one in predictor.propagate(state, frames)}
+
+
+def opened(predictor: VideoPredictor, movie: np.ndarray, *, frame: int = 0) -> VideoState:
+    state = predictor.open(movie)
+    predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=frame, object_id=1)
+    return state
+
+
+def test_it_is_what_sessions_expect(predictor: VideoPredictor) -> None:
+    assert isinstance(predictor, VideoPredictorLike)
+
+
+def test_forward_then_backward_answers_every_frame_once(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    state = opened(predictor, movie, frame=4)
+    forward = run(predictor, state, range(N_FRAMES))
+    assert list(forward) == list(range(4, N_FRAMES))
+    backward = run(predictor, state, range(N_FRAMES - 1, -1, -1))
+    assert list(backward) == [3, 2, 1, 0]
+    assert not state.stale(1)
+    assert state.steps == N_FRAMES - 1
+    for one in (*forward.values(), *backward.values()):
+        assert one.object_ids.tolist() == [1]
+        assert one.masks.shape == (1, 96, 80)
+        assert one.masks.dtype == bool
+        assert np.isfinite(one.scores).all()
+        assert one.masks.any() == (one.scores[0] >= 0)
+    assert run(predictor, state, range(N_FRAMES)) == {}
+
+
+def test_the_prompted_frame_is_told_as_it_was_answered(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    state = predictor.open(movie)
+    told = predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=2, object_id=7)
+    assert (told.frame, told.object_ids.tolist()) == (2, [7])
+    first = next(predictor.propagate(state, range(2, 5)))
+    assert np.array_equal(first.masks, told.masks)
+
+
+def test_runs_are_the_same_and_may_be_stopped(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    whole = run(predictor, opened(predictor, movie), range(N_FRAMES))
+    state = opened(predictor, movie)
+    going = predictor.propagate(state, range(N_FRAMES))
+    first = [next(going) for _ in range(5)]
+    going.close()
+    rest = run(predictor, state, range(N_FRAMES))
+    assert list(rest) == list(range(5, N_FRAMES))
+    for one in (*first, *rest.values()):
+        assert np.array_equal(one.masks, whole[one.frame].masks)
+
+
+def test_objects_do_not_see_each_other(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    """What is found of an object is what is found of it alone; only then are overlaps resolved."""
+    scores: dict[str, list[float]] = {"alone": [], "together": []}
+    for key in scores:
+        state = opened(predictor, movie)
+        if key == "together":
+            for number, row in ((2, 60), (3, 80)):
+                predictor.prompt(state, click(row, 30), frame=0, object_id=number)
+        follow = state.follower.follow
+
+        def noted(look: object, asks: Sequence[Ask], follow=follow, key=key) -> list[Found]:  # type: ignore[no-untyped-def]
+            found = follow(look, asks)
+            scores[key].append(found[0].drawn.score)
+            return found
+
+        state.follower.follow = noted  # type: ignore[method-assign]
+        for one in predictor.propagate(state, range(5)):
+            assert one.object_ids.tolist() == ([1] if key == "alone" else [1, 2, 3])
+            assert (one.masks.sum(axis=0) <= 1).all()  # a pixel belongs to one
+    assert len(scores["alone"]) == 4
+    assert scores["together"] == pytest.approx(scores["alone"], abs=2e-3)
+
+
+def test_objects_may_come_later(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    state = opened(predictor, movie)
+    run(predictor, state, range(N_FRAMES))
+    predictor.prompt(state, click(70, 40), frame=5, object_id=2)
+    late = run(predictor, state, range(N_FRAMES))
+    assert list(late) == list(range(5, N_FRAMES))
+    assert all(one.object_ids.tolist() == [2] for one in late.values())
+
+
+def test_a_correction_that_changes_nothing_stops_soon(movie: np.ndarray) -> None:
+    predictor = predictor_of("sam2-nano")
+    state = opened(predictor, movie)
+    answers = run(predictor, state, range(N_FRAMES))
+    before = state.steps
+    predictor.recall(state, frame=7, object_id=1, mask=answers[7].masks[0], score=0.9)
+    assert not state.stale(1)
+    assert run(predictor, state, range(N_FRAMES)) == {}
+    assert state.steps == before
+
+
+def test_a_changed_prompt_makes_what_came_of_it_stale(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    state = opened(predictor, movie)
+    run(predictor, state, range(N_FRAMES))
+    predictor.prompt(state, Prompt(box=Box(30, 10, 70, 60)), frame=0, object_id=1)
+    assert state.stale(1) == frozenset(range(N_FRAMES))
+    fresh = predictor.open(movie)
+    predictor.prompt(fresh, Prompt(box=Box(30, 10, 70, 60)), frame=0, object_id=1)
+    again, expected = run(predictor, state, range(4)), run(predictor, fresh, range(4))
+    assert all(np.array_equal(again[t].masks, expected[t].masks) for t in expected)
+
+
+def test_masks_fed_back_go_on_as_if_nothing_had_happened(movie: np.ndarray) -> None:
+    predictor = predictor_of("sam2-nano")
+    whole = run(predictor, opened(predictor, movie), range(N_FRAMES))
+    state = opened(predictor, movie)
+    for t in range(1, 8):
+        predictor.recall(state, frame=t, object_id=1, mask=whole[t].masks[0], score=float(whole[t].scores[0]))
+    rest = run(predictor, state, range(N_FRAMES))
+    assert list(rest) == [0, *range(8, N_FRAMES)]  # the prompted frame was not told yet
+
+
+def test_forgotten_prompts_and_objects(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    state = opened(predictor, movie)
+    run(predictor, state, range(N_FRAMES))
+    predictor.prompt(state, click(50, 40), frame=10, object_id=1)
+    assert state.prompted(1) == (0, 10)
+    predictor.forget(state, object_id=1, frame=10)
+    assert state.prompted(1) == (0,)
+    assert 10 in state.stale(1)
+    assert 3 not in state.stale(1)
+    with pytest.raises(PromptError, match="no prompt on frame 10"):
+        predictor.forget(state, object_id=1, frame=10)
+    predictor.forget(state, object_id=1)
+    assert state.object_ids == ()
+    with pytest.raises(PromptError, match="no object 1"):
+        state.stale(1)
+
+
+def test_memory_is_bounded_by_what_is_remembered() -> None:
+    predictor = predictor_of("sam2.1_hiera_tiny", cache_bytes=1 << 20)
+    frames = np.random.default_rng(0).integers(0, 255, (40, 48, 64), dtype=np.uint8)
+    state = opened(predictor, np.repeat(frames, 2, axis=1)[:, :96])
+    most = 0
+    for _ in predictor.propagate(state, range(40)):
+        memories = state.objects[1].memories
+        most = max(most, sum(m.is_whole for m in memories.values()))
+        assert sum(state.follower.nbytes(look) for look in list(state.looks.values())[:-1]) <= 1 << 20
+    assert most <= state.follower.queue + 2
+    assert len(state.objects[1].answers) == 40
+
+
+def test_absent_objects_are_not_sought_for_ever(movie: np.ndarray) -> None:
+    predictor = predictor_of("sam2-nano", patience=3)
+    with torch.no_grad():
+        predictor.model.network.decoder.pred_obj_score_head.layers[-1].bias.fill_(-2.0)
+    state = opened(predictor, movie)
+    told = run(predictor, state, range(N_FRAMES))
+    assert list(told) == [0, 1, 2, 3]
+    assert all(told[t].scores[0] < 0 and not told[t].masks.any() for t in (1, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
+def test_the_number_format_of_frames_does_not_matter(movie: np.ndarray, dtype: type) -> None:
+    predictor = predictor_of("sam2-nano")
+    exact = movie.astype(np.float64)
+    other = (exact * 16).astype(dtype) if dtype == np.uint16 else (exact / 255 - 0.25).astype(dtype)
+    low, high = exact.min(), exact.max()
+    window = Window(low * 16, high * 16) if dtype == np.uint16 else Window(low / 255 - 0.25, high / 255 - 0.25)
+    states = predictor.open(movie, window=Window(low, high)), predictor.open(other, window=window)
+    for state in states:
+        predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=0, object_id=1)
+    expected, found = (run(predictor, state, range(5)) for state in states)
+    for t in expected:
+        assert (expected[t].masks != found[t].masks).mean() < 1e-3
+
+
+def test_one_window_for_all_frames(movie: np.ndarray) -> None:
+    dim = movie // np.arange(1, N_FRAMES + 1, dtype=movie.dtype)[:, None, None]
+    state = predictor_of("sam2-nano").open(dim)
+    assert state.window.high > dim[-1].max()
+
+
+def test_bad_input_is_refused(predictor: VideoPredictor, movie: np.ndarray) -> None:
+    state = predictor.open(movie)
+    with pytest.raises(PromptError, match="prompt an object"):
+        run(predictor, state, range(3))
+    with pytest.raises(PromptError, match="frame 14 is not in the stack"):
+        predictor.prompt(state, click(5, 5), frame=14, object_id=1)
+    with pytest.raises(PromptError, match="not a label"):
+        predictor.prompt(state, click(5, 5), frame=0, object_id=0)
+    with pytest.raises(PromptError, match="outside of the image"):
+        predictor.prompt(state, click(500, 5), frame=0, object_id=1)
+    assert state.object_ids == ()
+    predictor.prompt(state, click(50, 40), frame=0, object_id=1)
+    with pytest.raises(PromptError, match="leaves out frames"):
+        run(predictor, state, range(0, 10, 2))
+    with pytest.raises(PromptError, match="leaves the stack"):
+        run(predictor, state, range(10, 20))
+    with pytest.raises(PromptError, match="shape"):
+        predictor.recall(state, frame=1, object_id=1, mask=np.zeros((3, 3), dtype=bool), score=0.5)
+    with pytest.raises(ImageError, match="no frame"):
+        predictor.open([])
+    with pytest.raises(ImageError, match="frame 1 has shape"):
+        predictor.open([movie[0], movie[1][:40]])
+    ragged = predictor.open([movie[0], movie[1][:40]], window=Window(0, 255))
+    predictor.prompt(ragged, click(5, 5), frame=0, object_id=1)
+    with pytest.raises(ImageError, match="frame 1 has shape"):
+        run(predictor, ragged, range(2))
+
+
+def test_models_without_a_memory_are_refused() -> None:
+    placement = place("cpu", "float32")
+    network = seeded_network("sam2-hq-nano")
+    if network.config.memory is not None:
+        network = Sam2(replace(network.config, memory=None))
+    with pytest.raises(CapabilityError, match="has no memory"):
+        VideoPredictor(Model(ModelCard("still", "0" * 64), network, placement))
+
+
+def test_options_check_themselves() -> None:
+    for wrong in ({"memory": 0}, {"prompted": 1}, {"patience": 0}):
+        with pytest.raises(PromptError, match="at least"):
+            FollowOptions(**wrong)
