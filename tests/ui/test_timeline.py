@@ -171,3 +171,14 @@ def test_tooltips_say_frame_and_score(timeline, qtbot) -> None:
     assert QToolTip.text() == "frame 32 · score 0.51"
     QToolTip.hideText()
     qtbot.waitUntil(lambda: not QToolTip.isVisible(), timeout=5000)
+
+
+def test_bars_are_seen_whatever_the_colour_of_the_object(timeline) -> None:
+    from napari_segany.ui.timeline import DARK, LIGHT
+
+    for colours, tint in ((DARK, "#202028"), (LIGHT, "#fafaff")):
+        timeline.show_colours(colours)
+        timeline.show_course(course_of(np.full(64, 0.9)), tint=tint)
+        shown = pixels(timeline).astype(int).mean(axis=-1)
+        x = round(timeline.scale.middle_of(40))
+        assert abs(shown[60, x] - shown[29, x]) > 60

@@ -99,6 +99,7 @@ class SessionDock(QWidget):
         self._loading: Loading[Any] = Loading(load, post=self._post.post, shown=work.busy.show_download)
         work.busy.cancelled.connect(self._loading.call_off)
         self.start_button = button("Start", "Look at the image and wait for clicks", clicked=self.toggle)
+        self.saved_text = "Every commit is saved in {path}"
         self.saved_in = QLabel("")
         self.saved_in.setWordWrap(True)
         self.saved_in.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -240,9 +241,7 @@ class SessionDock(QWidget):
             widget.setVisible(is_running)
         if self.running is not None:
             path = self.running.target.path
-            self.saved_in.setText(
-                f"Every commit is saved in {path}" if path else "Labels are in memory only."
-            )
+            self.saved_in.setText(self.saved_text.format(path=path) if path else "Labels are in memory only.")
         self._on_choice()
 
     def _on_choice(self) -> None:
@@ -260,7 +259,7 @@ class SessionDock(QWidget):
     def _on_model(self, card: ModelCard) -> None:
         """Follow the model that answers now; another one may be on its way already."""
         running = self.running
-        if running is not None and not running.session.is_switching:
+        if running is not None and not getattr(running.session, "is_switching", False):
             self._answering = self._wanted
             if not self.licence.is_open:
                 self._show_answering()

@@ -29,6 +29,7 @@ SYMBOLS = {POSITIVE: "disc", NEGATIVE: "x"}
 _PREVIEW_COLOUR = "#ffe45c"
 _OTHER_COLOUR = "#8fd0ff"  # of previews of objects that are not the one in work
 _SIGN = "prompt"
+_CLICK_SIZES = (9, 14)  # smallest and largest, in pixels of the screen
 
 
 class PreviewStack:
@@ -181,7 +182,7 @@ def _add_points(viewer: ViewerModel, grid: Grid) -> PointsLayer:
         border_color="white",
         border_width=0.12,
         size=max(4.0, max(grid.shape[-2:]) / 40),
-        canvas_size_limits=(9, 14),
+        canvas_size_limits=_CLICK_SIZES,
         **grid.placement,
     )
     return layer
@@ -203,6 +204,18 @@ def set_sign(layer: PointsLayer, *, positive: bool) -> None:
     layer.feature_defaults[_SIGN] = sign
     layer.current_symbol = SYMBOLS[sign]
     layer.current_face_color = COLOURS[sign]
+
+
+def hide_placeholder(layer: PointsLayer, *, plane: PlaneIndex) -> None:
+    """Let the mark vanish that napari draws at the first pixel where a plane in view has no click.
+
+    It has no size, but for the smallest one that clicks are shown with.
+    """
+    shape = (*(i + 1 for i in plane), 1, 1)
+    is_there = any(plane_index(position, shape) == plane for position in layer.data)
+    sizes = _CLICK_SIZES if is_there else (0, _CLICK_SIZES[1])
+    if tuple(layer.canvas_size_limits) != sizes:
+        layer.canvas_size_limits = sizes
 
 
 def read_clicks(layer: PointsLayer, *, shape: tuple[int, ...]) -> dict[PlaneIndex, Points]:

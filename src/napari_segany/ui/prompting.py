@@ -14,7 +14,16 @@ from napari_segany.session.prompts import ObjectPrompts, PlaneIndex
 from napari_segany.session.state import SessionState
 
 from .grid import Grid, is_inside, locate
-from .layers import Drawing, PromptLayers, read_clicks, read_drawings, set_sign, show_clicks, show_drawings
+from .layers import (
+    Drawing,
+    PromptLayers,
+    hide_placeholder,
+    read_clicks,
+    read_drawings,
+    set_sign,
+    show_clicks,
+    show_drawings,
+)
 from .mouse import Gestures, Place
 from .outlines import fill_outlines, join_points, scribble_clicks
 from .target import Target
@@ -199,6 +208,8 @@ class Prompting:
         self._listen(self.layers.points.events.data, self._on_points)
         self._listen(self.layers.shapes.events.data, self._on_shapes)
         self._listen(viewer.layers.events.removed, self._on_removed)
+        self._listen(viewer.dims.events.current_step, self._hide_placeholder)
+        self._hide_placeholder()
 
     def _listen(self, emitter: Any, callback: Callable[..., None]) -> None:  # Any: napari's or psygnal's
         """Follow a signal until the end."""
@@ -223,8 +234,12 @@ class Prompting:
         if event.value is self.image or event.value in self.layers:
             self.stop(f"The layer “{event.value.name}” was removed. Press Start to go on.")
 
+    def _hide_placeholder(self, event: Event = None) -> None:
+        hide_placeholder(self.layers.points, plane=self.plane)
+
     def _on_points(self, event: Event) -> None:
         """Take over clicks that were added, moved or deleted with napari's own tools."""
+        self._hide_placeholder()
         if self._is_showing or _name(event.action) not in _DONE:
             return
         now = read_clicks(self.layers.points, shape=self.grid.shape)
@@ -258,8 +273,10 @@ class Prompting:
     # ------------------------------------------------------------------ inside: the session's prompts
 
     def _on_prompts(self, index: PlaneIndex) -> None:
-        if self._is_reading:
-            return
+        if not self._is_reading:
+            self._show_prompts()
+
+    def _show_prompts(self) -> None:
         with self._showing():
             show_clicks(self.layers.points, self._prompts.state().prompts)
         self._show_drawings()

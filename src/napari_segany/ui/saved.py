@@ -31,9 +31,11 @@ from .outlines import corners_of_box
 
 if TYPE_CHECKING:
     from .annotation import Annotation
+    from .following import Following
+    from .prompting import Prompting
 
 
-def save_labels(running: Annotation, path: Path) -> Path:
+def save_labels(running: Prompting, path: Path) -> Path:
     """Write a session's labels to a new OME-Zarr label image, and return its folder."""
     if not path.name.endswith(".zarr"):
         path = path.with_name(f"{path.name}.ome.zarr")
@@ -46,6 +48,15 @@ def save_session(running: Annotation, path: Path) -> Path:
 
     Labels that are in memory only are written beside it first.
     """
+    return _save(running, path, objects=_objects(running))
+
+
+def save_stack(running: Following, path: Path) -> Path:
+    """Write prompts, names, image, model and labels of a session over a stack as a saved state; return the file."""
+    return _save(running, path, objects=_objects_of_stack(running))
+
+
+def _save(running: Prompting, path: Path, *, objects: list[SavedObject]) -> Path:
     labels = running.target.path
     if labels is None:
         labels = save_labels(running, path.with_name(path.name.removesuffix(SUFFIX) + ".ome.zarr"))
@@ -64,7 +75,7 @@ def save_session(running: Annotation, path: Path) -> Path:
         SavedState(
             image=image,
             model=_model(running),
-            objects=tuple(_objects(running)),
+            objects=tuple(objects),
             labels=LabelReference(path=os.path.relpath(labels, path.parent)),
         ),
     )
@@ -153,6 +164,18 @@ def _objects(running: Annotation) -> list[SavedObject]:
     ]
 
 
+def _objects_of_stack(running: Following) -> list[SavedObject]:
+    """Return every object that something was said about."""
+    session = running.session
+    state = session.state()
+    prompts: dict[int, dict[PlaneIndex, ObjectPrompts]] = {}
+    for (object_id, frame), one in state.prompts.items():
+        prompts.setdefault(object_id, {})[session.index(frame)] = one
+    return [
+        SavedObject(id=i, name=state.records[i].name, prompts=_frames(prompts[i])) for i in sorted(prompts)
+    ]
+
+
 def _frames(prompts: Mapping[PlaneIndex, ObjectPrompts]) -> tuple[FramePrompts, ...]:
     return tuple(
         FramePrompts.of(
@@ -162,11 +185,11 @@ def _frames(prompts: Mapping[PlaneIndex, ObjectPrompts]) -> tuple[FramePrompts, 
     )
 
 
-def _window(running: Annotation) -> tuple[float, float] | None:
+def _window(running: Prompting) -> tuple[float, float] | None:
     window = running.session.window
     return None if window is None else (window.low, window.high)
 
 
-def _model(running: Annotation) -> ModelReference | None:
+def _model(running: Prompting) -> ModelReference | None:
     card = running.session.card
     return None if card is None else ModelReference(name=card.name, sha256=card.weights_sha256)

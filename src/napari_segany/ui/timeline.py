@@ -37,6 +37,7 @@ _SIDE = 10  # pixels left and right of the frames, so that the marks at both end
 _HEADER, _MARKS, _LOCKS, _NUMBERS = 16, 11, 4, 13  # heights of the lanes, top to bottom; bars take the rest
 _MARK_ROOM = 9  # pixels between two doubts that are pointed out
 _REACH = 5  # pixels from a mark within which a click in its lane takes that very frame
+_CONTRAST = 0.3  # in lightness, between bars and what they stand on
 _LEAP = 10  # frames, with Shift held
 
 
@@ -252,7 +253,8 @@ class Timeline(QWidget):
 
     def _draw_bars(self, painter: QPainter) -> None:
         """Draw one column for each frame, or for as many frames as share a pixel."""
-        bars, tint, colours = self._bars, self._tint, self._colours
+        bars, colours = self._bars, self._colours
+        tint = _readable(self._tint, colours)
         gap = 1 if bars.width() / self.n_frames >= 4 else 0
         for one in bin_course(self._course, width=bars.width()):
             x0, x1 = self.scale.left_of(one.first), self.scale.left_of(one.last + 1)
@@ -346,6 +348,15 @@ def _fill(painter: QPainter, column: QRectF, colour: QColor | str, *, is_hollow:
         painter.setPen(QPen(colour, 1))
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.drawRect(column.adjusted(0, 0, -1, 0))
+
+
+def _readable(tint: QColor, colours: TimelineColours) -> QColor:
+    """Return a colour that is seen on the field: itself, or mixed with the colour of text."""
+    field, text = QColor(colours.field), QColor(colours.text)
+    if abs(tint.lightnessF() - field.lightnessF()) >= _CONTRAST:
+        return tint
+    parts = ((tint.red(), text.red()), (tint.green(), text.green()), (tint.blue(), text.blue()))
+    return QColor(*((a + b) // 2 for a, b in parts))
 
 
 def _small(widget: QWidget) -> QFont:
