@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from napari_segany.core.errors import DataError, ImageError
 from napari_segany.train.canvas import Canvas
-from napari_segany.train.films import _film
+from napari_segany.train.films import filmed
 from napari_segany.train.looks import Look
 from napari_segany.train.motion import Habits, Troupe
 from napari_segany.train.movies import (
@@ -227,7 +227,7 @@ class TestMotion:
         habits = Habits(20.0, 12, speed=5.0, inertia=0.97, spread=0.0, push=0.0)
         canvas = Canvas((96, 96), np.random.default_rng(3), background=0.0)
         look = Look(tile=np.zeros((256, 256), dtype=np.float32))
-        footage = _film(canvas, habits, look, frames=120, contrast="fluorescence")
+        footage = filmed(canvas, habits, look, frames=120, contrast="fluorescence")
         returned = 0
         for number in numbers_of(footage.labels):
             seen = (footage.labels == number).any(axis=(1, 2))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_segany.core.types import AnyArray, Labels
+from napari_segany.core.types import AnyArray, FloatArray, Labels
 
 from .canvas import Canvas
 from .looks import Look, lay, some_look, some_microscope
@@ -88,7 +88,7 @@ def _rehearse(canvas: Canvas, habits: Habits, *, frames: int) -> tuple[list[list
     return scenes, troupe.parents
 
 
-def _film(canvas: Canvas, habits: Habits, look: Look, *, frames: int, contrast: str) -> Footage:
+def filmed(canvas: Canvas, habits: Habits, look: Look, *, frames: int, contrast: str) -> Footage:
     """Return the movie of bodies of some habits and look."""
     rng = canvas.rng
     glows = contrast == "fluorescence"
@@ -131,7 +131,7 @@ def nuclei(canvas: Canvas, frames: int) -> Footage:
         **some_pace(canvas, diameter=diameter),  # type: ignore[arg-type]  # named like its fields
     )
     look = some_look(canvas, diameter=diameter, profiles=("flat", "domed"), inners=("none", "none", "dark"))
-    return _film(canvas, habits, look, frames=frames, contrast="fluorescence")
+    return filmed(canvas, habits, look, frames=frames, contrast="fluorescence")
 
 
 def cells(canvas: Canvas, frames: int) -> Footage:
@@ -153,7 +153,7 @@ def cells(canvas: Canvas, frames: int) -> Footage:
     look = some_look(
         canvas, diameter=diameter, profiles=("flat", "domed", "rim"), inners=("none", "dark", "bright")
     )
-    return _film(canvas, habits, look, frames=frames, contrast="fluorescence")
+    return filmed(canvas, habits, look, frames=frames, contrast="fluorescence")
 
 
 def phase(canvas: Canvas, frames: int) -> Footage:
@@ -176,7 +176,7 @@ def phase(canvas: Canvas, frames: int) -> Footage:
         canvas, diameter=diameter, profiles=("domed", "domed", "flat"), inners=("none", "bright", "dark")
     )
     contrast = str(rng.choice(["phase", "relief", "brightfield"], p=[0.55, 0.25, 0.2]))
-    return _film(canvas, habits, _lens(look), frames=frames, contrast=contrast)
+    return filmed(canvas, habits, _lens(look), frames=frames, contrast=contrast)
 
 
 def _lens(look: Look) -> Look:
@@ -212,18 +212,18 @@ def rods(canvas: Canvas, frames: int) -> Footage:
     )
     look = some_look(canvas, diameter=diameter, profiles=("domed", "flat", "rim"), inners=("none",))
     if rng.random() < 0.5:
-        return _film(canvas, habits, look, frames=frames, contrast="fluorescence")
-    return _film(canvas, habits, _lens(look), frames=frames, contrast="phase")
+        return filmed(canvas, habits, look, frames=frames, contrast="fluorescence")
+    return filmed(canvas, habits, _lens(look), frames=frames, contrast="phase")
 
 
-def sheet(canvas: Canvas, frames: int) -> Footage:
-    """Film a closed sheet of cells with bright borders that flows, jostles and divides."""
+def _sheet_habits(canvas: Canvas, frames: int) -> Habits:
+    """Return how the cells of a closed sheet behave."""
     rng, shape = canvas.rng, canvas.shape
     low = float(np.sqrt((shape[0] + 40) * (shape[1] + 40) / 34))
     diameter = min(float(rng.uniform(low, 1.7 * low)), 120.0)
     world = (shape[0] + 1.6 * diameter) * (shape[1] + 1.6 * diameter)
     drift = rng.normal(0, 0.01 * diameter, 2)
-    habits = Habits(
+    return Habits(
         diameter,
         int(world / (0.8 * diameter**2)),
         speed=diameter * float(np.exp(rng.uniform(np.log(0.005), np.log(0.06)))),
@@ -235,6 +235,13 @@ def sheet(canvas: Canvas, frames: int) -> Footage:
         most=90,
         is_packed=True,
     )
+
+
+def sheet(canvas: Canvas, frames: int) -> Footage:
+    """Film a closed sheet of cells with bright borders that flows, jostles and divides."""
+    rng, shape = canvas.rng, canvas.shape
+    habits = _sheet_habits(canvas, frames)
+    diameter = habits.diameter
     scope = some_microscope(
         canvas, frames=frames, contrast="fluorescence", camera=some_camera(rng, dim=True),
         diameter=0.5 * diameter, is_movie=True,
@@ -249,8 +256,7 @@ def sheet(canvas: Canvas, frames: int) -> Footage:
             np.array([pose.centre for pose in poses]), shape=shape, spacing=diameter, warp=warp,
             weights=np.array([0.1 * (pose.long - 0.5 * diameter) for pose in poses]),
         )  # fmt: skip
-        numbers = np.array([pose.number for pose in poses])
-        patches = [(int(numbers[owner]), patch.shrunk(0.5)) for owner, patch in cut.patches()]
+        patches = [(poses[owner].number, patch.shrunk(0.5)) for owner, patch in cut.patches()]
         labels.append(labelled(patches, shape=shape))
         levels = np.array([pose.light for pose in poses], dtype=np.float32)[cut.owner]
         light = np.float32(lumen) * levels + np.float32(0.6) * np.exp(-((cut.edge / np.float32(wall)) ** 2))
@@ -260,7 +266,7 @@ def sheet(canvas: Canvas, frames: int) -> Footage:
     return Footage(np.stack(images), np.stack(labels), parents)
 
 
-def _kernels(light: np.ndarray, poses: list[Pose], *, look: Look, share: float) -> None:
+def _kernels(light: FloatArray, poses: list[Pose], *, look: Look, share: float) -> None:
     """Lay a nucleus of a `share` of its size into each cell of a sheet."""
     small = [replace(p, long=share * p.long, short=share * p.short, light=0.7 * p.light) for p in poses]
     for body in bodies_of(small, shape=light.shape, margin=look.softness):

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .poses import Pose, outline_of
+from .poses import Pose, outline_of, some_waves
 
 _ROUNDING = 5  # frames that a mother takes to round up
-_LOBES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +116,12 @@ class Troupe:
             radius=radius * (float(rng.uniform(0.75, 1.0)) if habits.growth else 1.0),
             goal=radius,
             aspect=aspect,
-            waves=self._waves(),
+            waves=some_waves(rng, roughness=habits.roughness),
             light=0.5 * float(np.exp(rng.normal(0, habits.contrast))),
             height=float(rng.random()),
             offset=(float(rng.uniform(0, 4096)) + 4096, float(rng.uniform(0, 4096)) + 4096),
             own_aspect=aspect,
         )
-
-    def _waves(self) -> NDArray[np.complex128]:
-        """Return new (5,) harmonics of an outline."""
-        size = self.habits.roughness / np.arange(1, _LOBES + 1) ** 1.2
-        waves = np.empty(_LOBES, dtype=np.complex128)
-        waves.real, waves.imag = self.rng.normal(0, size, (2, _LOBES))
-        return waves
 
     def _prepare(self, actor: _Actor) -> None:
         """Start or advance a division."""
@@ -190,7 +182,7 @@ class Troupe:
         actor.angle += habits.spin * float(rng.normal())
         keep = 1 - habits.wobble
         fresh = float(np.sqrt(1 - keep**2))
-        actor.waves = keep * actor.waves + fresh * self._waves()
+        actor.waves = keep * actor.waves + fresh * some_waves(rng, roughness=habits.roughness)
         if actor.rounding < 0 and not habits.is_rod:
             actor.aspect += (actor.own_aspect - actor.aspect) * 0.25
             target = max(1 + (habits.aspect - 1) * float(rng.uniform(0.2, 1.8)), 1.0)

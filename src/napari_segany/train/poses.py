@@ -14,6 +14,7 @@ from .canvas import SMALLEST_AREA
 from .shapes import Patch
 
 _TABLE = 256  # samples of a polar outline
+_LOBES = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +79,14 @@ class Traced:
         radius = 1 - np.clip(self.patch.field / reach, 0, 1)
         cut = np.float32(self.pose.cut)
         return np.asarray(1 - np.sqrt(cut**2 + (1 - cut**2) * radius**2), dtype=np.float32)
+
+
+def some_waves(rng: np.random.Generator, *, roughness: float) -> NDArray[np.complex128]:
+    """Return (5,) random harmonics of an outline, `roughness` its deviation as a share of the radius."""
+    size = roughness / np.arange(1, _LOBES + 1) ** 1.2
+    waves = np.empty(_LOBES, dtype=np.complex128)
+    waves.real, waves.imag = rng.normal(0, size, (2, _LOBES))
+    return waves
 
 
 def outline_of(waves: NDArray[np.complex128]) -> FloatArray:

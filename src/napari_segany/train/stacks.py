@@ -14,7 +14,7 @@ from .canvas import Canvas
 from .films import Filmer, Footage, bodies_of, some_count, some_diameter
 from .looks import Look, lay, some_look, some_microscope
 from .optics import blurred, expose, some_camera
-from .poses import Pose, labelled, outline_of
+from .poses import Pose, labelled, outline_of, some_waves
 from .shapes import Partition, Patch
 from .vines import Vine, cross_section, some_vines
 
@@ -55,49 +55,77 @@ def _step(canvas: Canvas, *, thinnest: float) -> float:
     return float(np.exp(canvas.rng.uniform(0, np.log(np.clip(thinnest / 5, 1.05, 6)))))
 
 
+@dataclass(frozen=True, slots=True)
+class _Sort:
+    """What the ellipsoids of one stack share: lengths in pixels, `squash` their height by their width."""
+
+    diameter: float
+    step: float
+    roughness: float
+    aspect: float
+    contrast: float
+    squash: float
+
+    @property
+    def tall(self) -> float:
+        """Half the height of a ball, in planes."""
+        return 0.5 * self.diameter / self.step
+
+
 def _solids(canvas: Canvas, planes: int, *, diameter: float, step: float) -> list[_Solid]:
     """Return 3 to 40 ellipsoids that hardly touch, in a block of planes `step` pixels apart."""
     rng = canvas.rng
-    tall = 0.5 * diameter / step
     area = some_count(canvas, diameter=diameter, fill=(0.1, 0.45))
-    count = int(np.clip(area * max(planes / (1.6 * tall), 1), 3, 40))
     roughness, aspect = rng.uniform(0.0, 0.07), rng.uniform(1.05, 1.9)
     contrast, squash = rng.uniform(0.05, 0.4), rng.uniform(0.8, 1.3)
-    centres: list[NDArray[np.float64]] = []
-    found = []
-    low = np.array([-0.4 * tall, -0.3 * diameter, -0.3 * diameter])
-    high = np.array(
-        [planes - 1 + 0.4 * tall, canvas.shape[0] + 0.3 * diameter, canvas.shape[1] + 0.3 * diameter]
-    )
-    inner = np.minimum([0, 0.5 * diameter, 0.5 * diameter], [0, canvas.shape[0] / 3, canvas.shape[1] / 3])
+    sort = _Sort(diameter, step, roughness, aspect, contrast, squash)
+    count = int(np.clip(area * max(planes / (1.6 * sort.tall), 1), 3, 40))
+    found: list[_Solid] = []
     for number in range(1, count + 1):
-        tries = rng.uniform(low, high, (24, 3))
-        if number <= 3:
-            tries = rng.uniform(inner, np.array([planes - 1, *canvas.shape]) - inner, (24, 3))
-        scaled = tries * [step / squash, 1, 1]
-        gaps = np.full(24, np.inf)
-        if centres:
-            gaps = np.sqrt(((scaled[:, None] - np.array(centres)[None]) ** 2).sum(2)).min(1)
-        fits = np.flatnonzero(gaps > 1.15 * diameter)
-        if centres and not len(fits) and gaps.max() < 0.8 * diameter and number > 3:
-            continue
-        best = int(fits[0]) if len(fits) else int(np.argmax(gaps))
-        centres.append(scaled[best])
-        size = float(np.exp(rng.normal(0, 0.15)))
-        ratio = 1 + (aspect - 1) * rng.uniform(0.3, 1.3)
-        waves = [
-            roughness * (rng.normal(size=5) + 1j * rng.normal(size=5)) / np.arange(1, 6) ** 1.2 for _ in "ab"
-        ]
-        pose = Pose(
-            number, (0.0, 0.0), float(rng.uniform(0, 2 * np.pi)),
-            long=0.5 * diameter * size * np.sqrt(ratio), short=0.5 * diameter * size / np.sqrt(ratio),
-            outline=outline_of(waves[0]),
-            light=0.5 * float(np.exp(rng.normal(0, contrast))), height=float(rng.random()),
-            offset=(float(rng.uniform(4096, 8192)), float(rng.uniform(4096, 8192))),
-        )  # fmt: skip
-        lean = rng.normal(0, 0.25 * step, 2)
-        found.append(_Solid(pose, tries[best], max(tall * size * squash, 0.8), lean, waves[0], waves[1]))
+        at = _free_place(canvas, planes, sort=sort, taken=[solid.at for solid in found])
+        if at is not None:
+            found.append(_some_solid(rng, at, number=number, sort=sort))
     return found
+
+
+def _free_place(
+    canvas: Canvas, planes: int, *, sort: _Sort, taken: list[NDArray[np.float64]]
+) -> NDArray[np.float64] | None:
+    """Return a (plane, row, col) away from others, the first three well inside; None where it is crowded."""
+    block, size = np.array([planes - 1, *canvas.shape]), sort.diameter
+    edge = np.array([-0.4 * sort.tall, -0.3 * size, -0.3 * size])
+    if len(taken) < 3:
+        edge = np.minimum([0, 0.5 * size, 0.5 * size], block / 3 * [0, 1, 1])
+    tries = canvas.rng.uniform(edge, block - edge, (24, 3))
+    if not taken:
+        return np.asarray(tries[0])
+    scale = [sort.step / sort.squash, 1, 1]
+    away = (tries[:, None] - np.array(taken)[None]) * scale
+    gaps = np.sqrt((away**2).sum(2)).min(1)
+    if gaps.max() < 0.8 * size and len(taken) >= 3:
+        return None
+    fits = gaps > 1.15 * size
+    return np.asarray(tries[int(np.argmax(fits)) if fits.any() else int(np.argmax(gaps))])
+
+
+def _some_solid(rng: np.random.Generator, at: NDArray[np.float64], *, number: int, sort: _Sort) -> _Solid:
+    """Return an ellipsoid of a sort around (plane, row, col)."""
+    size = float(np.exp(rng.normal(0, 0.15)))
+    ratio = 1 + (sort.aspect - 1) * rng.uniform(0.3, 1.3)
+    waves, turning = (some_waves(rng, roughness=sort.roughness) for _ in range(2))
+    pose = Pose(
+        number,
+        (0.0, 0.0),
+        float(rng.uniform(0, 2 * np.pi)),
+        long=0.5 * sort.diameter * size * np.sqrt(ratio),
+        short=0.5 * sort.diameter * size / np.sqrt(ratio),
+        outline=outline_of(waves),
+        light=0.5 * float(np.exp(rng.normal(0, sort.contrast))),
+        height=float(rng.random()),
+        offset=(float(rng.uniform(4096, 8192)), float(rng.uniform(4096, 8192))),
+    )
+    lean = rng.normal(0, 0.25 * sort.step, 2)
+    return _Solid(pose, at, max(sort.tall * size * sort.squash, 0.8), lean, waves, turning)
 
 
 def _scanned(canvas: Canvas, light: FloatArray, labels: Labels, *, diameter: float, step: float) -> Footage:

@@ -99,7 +99,9 @@ def evaluate_video(
     for clip in clips:
         targets = targets_of(clip, most=most_objects)
         if targets:
-            for results, found in zip(rounds, _rounds(predictor, clip, targets, corrections), strict=True):
+            for results, found in zip(
+                rounds, _rounds(predictor, clip, targets=targets, corrections=corrections), strict=True
+            ):
                 results.extend(found)
         done, frames = done + 1, frames + len(clip)
         if progress is not None:
@@ -209,7 +211,7 @@ class _Answers:
 
 
 def _rounds(
-    predictor: VideoPredictorLike, clip: Clip, targets: Sequence[Target], corrections: int
+    predictor: VideoPredictorLike, clip: Clip, *, targets: Sequence[Target], corrections: int
 ) -> Iterator[list[Followed]]:
     """Yield how the objects of a clip were followed after their first clicks, and after each correction."""
     state = predictor.open(clip.images)
@@ -221,18 +223,18 @@ def _rounds(
     new = dict(clicks)
     for turn in range(corrections + 1):
         if turn:
-            new = _corrections(clip, targets, answers, clicks)
+            new = _corrections(clip, targets, answers=answers, clicks=clicks)
             clicks.update(new)
         if new:
-            _play(predictor, state, new, answers)
+            _play(predictor, state, clicks=new, answers=answers)
         yield [
-            _followed(clip, t, answers.masks[k], [f for f, p in clicks if p == k])
+            _followed(clip, t, masks=answers.masks[k], prompted=[f for f, p in clicks if p == k])
             for k, t in enumerate(targets)
         ]
 
 
 def _corrections(
-    clip: Clip, targets: Sequence[Target], answers: _Answers, clicks: dict[tuple[int, int], Points]
+    clip: Clip, targets: Sequence[Target], *, answers: _Answers, clicks: dict[tuple[int, int], Points]
 ) -> dict[tuple[int, int], Points]:
     """Return, by frame and object, all clicks of the frames with the worst masks, with one more each."""
     new = {}
@@ -251,6 +253,7 @@ def _corrections(
 def _play(
     predictor: VideoPredictorLike,
     state: VideoStateLike,
+    *,
     clicks: dict[tuple[int, int], Points],
     answers: _Answers,
 ) -> None:
@@ -267,7 +270,7 @@ def _play(
         answers.take(found)
 
 
-def _followed(clip: Clip, target: Target, masks: BoolMask, prompted: Sequence[int]) -> Followed:
+def _followed(clip: Clip, target: Target, *, masks: BoolMask, prompted: Sequence[int]) -> Followed:
     """Return how well (T, H, W) masks fit an object."""
     ious, swallowed = np.zeros(len(clip)), np.zeros(len(clip), dtype=bool)
     for frame in np.flatnonzero(target.present).tolist():
