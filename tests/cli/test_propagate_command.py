@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from yaozarrs import v05
 
 from napari_segany.cli import main, stack_task
 from napari_segany.core.axes import Calibration
-from napari_segany.core.errors import CapabilityError
+from napari_segany.core.errors import CapabilityError, OutOfMemoryError
 from napari_segany.core.types import VideoPredictorLike
 from napari_segany.io.label_store import LabelStore
 from napari_segany.io.ngff import multiscale_of
@@ -407,3 +408,33 @@ class TestWhatCannotBeUsed:
         monkeypatch.setattr(stack_task, "_predictor", refuse)
         assert main(words(movie, clicks, tmp_path / "out.ome.zarr")) == 2
         assert not (tmp_path / "out.ome.zarr").exists()
+
+    def test_a_prediction_that_fails_is_one_line(
+        self,
+        follower: BlobFollower,
+        movie: Path,
+        clicks: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise OutOfMemoryError("too large; use a smaller model")
+
+        follower.prompt = fail  # type: ignore[method-assign,assignment]
+        assert main(words(movie, clicks, tmp_path / "a.ome.zarr")) == 2
+        assert capsys.readouterr().err == "error: too large; use a smaller model\n"
+        assert follower.worked == []
+
+    @pytest.mark.filterwarnings("always::RuntimeWarning")
+    def test_warnings_of_a_model_are_told(
+        self,
+        follower: BlobFollower,
+        movie: Path,
+        clicks: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        told = "memory ran out; went on with the CPU"
+        follower.before = lambda frame: warnings.warn(told, RuntimeWarning, stacklevel=1)
+        assert main(words(movie, clicks, tmp_path / "a.ome.zarr")) == 0
+        assert f"warning: {told}" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def follow(
         interruption.calls(session.stop)
         try:
             _say(session, said)
-            ranges = ranges_of(said, frames, direction=direction)
+            ranges = [] if errors else ranges_of(said, frames, direction=direction)
             _propagate(session, ranges, title=title, interruption=interruption)
         finally:
             interruption.calls(None)
