@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -116,8 +115,18 @@ class FakeVideo:
         state.answered.setdefault(object_id, {})[frame] = state.source(object_id, frame)
 
 
-class SlowFakeVideo(FakeVideo):
-    """Takes its time for every frame."""
+class SparingFake(FakeVideo):
+    """Settles the last frame of every range without yielding it, and corrects the mask that was there."""
 
-    def __init__(self, *, seconds: float) -> None:
-        super().__init__(before_frame=lambda frame: time.sleep(seconds))
+    def __init__(self) -> None:
+        super().__init__()
+        self.corrected: list[tuple[int, int, int]] = []
+
+    def propagate(self, state: FakeState, frames: range) -> Iterator[FrameMasks]:
+        for object_id in state.said:
+            state.answered[object_id][frames[-1]] = state.source(object_id, frames[-1])
+        yield from super().propagate(state, frames)
+
+    def recall(self, state: FakeState, *, frame: int, object_id: int, mask: np.ndarray, score: float) -> None:
+        super().recall(state, frame=frame, object_id=object_id, mask=mask, score=score)
+        self.corrected.append((object_id, frame, int(mask.sum())))

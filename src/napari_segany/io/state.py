@@ -110,6 +110,96 @@ class SavedObject(_Saved):
         return prompts
 
 
+Unit = Annotated[float, Field(ge=0, le=1)]
+FrameNumber = Annotated[int, Field(ge=0)]
+FrameRun = tuple[FrameNumber, FrameNumber]
+LabelId = Annotated[int, Field(ge=1, lt=2**32)]
+
+
+class SpokenFrame(_Saved):
+    """What was said about one object of a stack on one frame; as `FramePrompts`, but for the frame's number."""
+
+    frame: FrameNumber
+    points: tuple[tuple[Finite, Finite, bool], ...] = ()
+    box: tuple[Finite, Finite, Finite, Finite] | None = None
+    mask: SavedMask | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> SpokenFrame:
+        FramePrompts(points=self.points, box=self.box, mask=self.mask)
+        return self
+
+
+class FollowedObject(_Saved):
+    """One object of a stack.
+
+    Attributes
+    ----------
+    name, colour, is_locked, parents
+        As a person chose; red, green and blue are 0 to 1, None is the colour of the label.
+    prompts
+        By frame.
+    told
+        Frames of the prompts that the results follow from.
+    results
+        (frame, score, area in pixels, row, col of the centre); no centre where no pixel is.
+    stale
+        Half-open runs of frames whose results a later prompt outdated.
+    """
+
+    id: LabelId
+    name: str = ""
+    colour: tuple[Unit, Unit, Unit] | None = None
+    is_locked: bool = False
+    parents: tuple[LabelId, ...] = ()
+    prompts: tuple[SpokenFrame, ...] = ()
+    told: tuple[FrameNumber, ...] = ()
+    results: tuple[tuple[FrameNumber, Finite, FrameNumber, Finite | None, Finite | None], ...] = ()
+    stale: tuple[FrameRun, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> FollowedObject:
+        said = [one.frame for one in self.prompts]
+        if len(set(said)) != len(said):
+            raise ValueError("an object has its prompts for a frame in one entry, not in several")
+        if not set(self.told) <= set(said):
+            raise ValueError(f"frames {sorted(set(self.told) - set(said))} were told, but have no prompts")
+        return self
+
+
+class SavedStack(_Saved):
+    """Work on a stack or movie: `session.volume_state.VolumeState` as JSON.
+
+    Attributes
+    ----------
+    axis, at
+        Which leading axis of the labels counts the frames, and the indices on the others.
+    object_id
+        The object in work.
+    dropped
+        Always empty: objects that are gone are named in ledgers only.
+    locked_frames
+        Half-open runs.
+    interrupted
+        Ranges (start, stop, step) of a propagation that did not come to its end.
+    """
+
+    axis: FrameNumber
+    at: tuple[FrameNumber, ...] = ()
+    object_id: LabelId = 1
+    objects: tuple[FollowedObject, ...] = ()
+    dropped: tuple[()] = ()
+    locked_frames: tuple[FrameRun, ...] = ()
+    interrupted: tuple[tuple[int, int, int], ...] = ()
+
+    @field_validator("objects")
+    @classmethod
+    def _one_each(cls, objects: tuple[FollowedObject, ...]) -> tuple[FollowedObject, ...]:
+        if len({one.id for one in objects}) != len(objects):
+            raise ValueError("two objects have the same id")
+        return objects
+
+
 class ImageReference(_Saved):
     """Which image the prompts belong to: where it is, and enough to see that it is the same.
 
@@ -163,13 +253,14 @@ class LabelReference(_Saved):
 
 
 class SavedState(_Saved):
-    """Everything that is needed to go on with a piece of work, or to repeat it."""
+    """Everything that is needed to go on with a piece of work, or to repeat it; `stack` if it is one on a stack."""
 
     version: Literal[1] = Field(default=1, alias="segany")
     image: ImageReference
     model: ModelReference | None = None
     objects: tuple[SavedObject, ...] = ()
     labels: LabelReference | None = None
+    stack: SavedStack | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> SavedState:
@@ -177,6 +268,8 @@ class SavedState(_Saved):
         if len(set(ids)) != len(ids):
             raise ValueError("two objects have the same id")
         leading = len(label_axes(self.image.axes.upper())) - 2
+        if self.stack is not None and len(self.stack.at) != leading - 1:
+            raise ValueError(f"the stack lies at {self.stack.at}, not at {leading - 1} indices")
         for one in self.objects:
             for prompts in one.prompts:
                 if len(prompts.index) != leading:

@@ -204,6 +204,10 @@ class VolumeSession(ObjectsSession):
         if frames is not None and frames:
             for end in (frames[0], frames[-1]):
                 self._frames.check(end)
+            if abs(frames.step) != 1:
+                raise PromptError(
+                    f"frames are followed one by one, not in steps of {frames.step}: use 1 or -1"
+                )
         if not prompted or (frames is not None and not frames):
             return False
         onward, back = range(min(prompted), self.n_frames), range(max(prompted), -1, -1)

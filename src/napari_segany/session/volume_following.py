@@ -105,10 +105,7 @@ class FollowingSession(AskingSession):
     def _on_frame(self, run: Run, masks: FrameMasks) -> None:
         """Paint one frame of a propagation; also one that was on its way when the run was stopped."""
         run.room.release()
-        if self._last_run is run:
-            self._paint(run, masks)
-        else:  # taken back meanwhile: the predictor must not count on it
-            self._renew(int(i) for i in masks.object_ids)
+        self._paint(run, masks)
 
     def _on_end(self, ending: Ending) -> None:
         """Remember what is left to be done."""
@@ -135,7 +132,6 @@ class FollowingSession(AskingSession):
         try:
             patch = self._write(kept)
         except (OSError, ValueError) as error:
-            self._renew(int(i) for i in kept.object_ids)
             self._cannot_write(run, error)
             return
         self._extend_step(run, patch)
@@ -202,6 +198,7 @@ class FollowingSession(AskingSession):
     def _cannot_write(self, run: Run, error: Exception) -> None:
         """End a propagation whose frames cannot be kept; those before it are."""
         self._last_run = None
+        self._renew(self._records.objects)
         run.halt.set()
         if self._run is run:
             self._worker.cancel()
@@ -218,6 +215,8 @@ class FollowingSession(AskingSession):
     def _leave_run(self) -> None:
         """End a propagation, and drop the frames of it that are still on their way."""
         self._halt()
+        if self._last_run is not None:
+            self._renew(self._records.objects)
         self._last_run = None
 
     def _put_records(self, records: Records) -> None:

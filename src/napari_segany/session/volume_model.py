@@ -196,14 +196,17 @@ class StackModel:
         run.total = len(run.span.intersection(frozenset().union(*stale.values())))
         ticket.tell(lambda: reports.stage(Stage.FOLLOWING))
         ticket.tell_anyway(lambda: reports.ready(run, stale))
+        talk = _Talk(predictor, state, run.wanted, ticket, reports)
         try:
             for frames in run.ranges:
                 self._pass_through(predictor.propagate(state, frames), run, ticket=ticket, reports=reports)
         except CancelledError:
+            self._report_all(talk)
             raise
         except Exception:  # as above
             self._drop()
             raise
+        self._report_all(talk)
 
     # ------------------------------------------------------------------ inside
 
@@ -243,14 +246,29 @@ class StackModel:
             self._say(talk, object_id, prompts, unanswered=talk.wanted.unanswered)
 
     def _rebase(self, talk: _Talk, object_id: int) -> frozenset[int]:
-        """Tell what an object's results follow from, and return the frames with results that must be recalled."""
+        """Tell what an object's results follow from, and return the frames with results that must be recalled.
+
+        Results without a prompt that they follow from are not recalled: a new prompt begins anew.
+        """
         record = talk.wanted.records.objects.get(object_id, ObjectRecord())
-        known = self._say(talk, object_id, record.told)
+        known = self._say_again(talk, object_id, record)
         answered = frozenset(range(len(self._frames))) - known
         if record.told and not answered <= record.valid | record.told.keys():
             self._forget(talk, object_id)
-            known = self._say(talk, object_id, record.told)
-        return record.valid & known
+            known = self._say_again(talk, object_id, record)
+        return record.valid & known if record.told else frozenset()
+
+    def _say_again(self, talk: _Talk, object_id: int, record: ObjectRecord) -> frozenset[int]:
+        """Tell what results follow from, each correction on top of the mask that it corrects; return stale frames."""
+        told = self._told.get(object_id, {})
+        for frame, prompts in record.told.items():
+            result = record.results.get(frame)
+            if result is not None and result.is_stale and told.get(frame) is not prompts:
+                mask = self._read(frame) == object_id
+                talk.predictor.recall(
+                    talk.state, frame=frame, object_id=object_id, mask=mask, score=result.score
+                )
+        return self._say(talk, object_id, record.told)
 
     def _recall(self, talk: _Talk, missing: Mapping[int, frozenset[int]]) -> None:
         """Feed the masks that are in the labels back to the predictor, frame by frame."""
@@ -326,6 +344,11 @@ class StackModel:
         is_settled = self._epochs.get(object_id) == talk.epoch(object_id)
         stale = talk.state.stale(object_id) if is_settled and told else None
         talk.tell(Told(object_id, told, stale, talk.epoch(object_id), preview))
+
+    def _report_all(self, talk: _Talk) -> None:
+        """Report which frames are stale after following: some may be settled without having been yielded."""
+        for object_id in self._told:
+            self._report(talk, object_id)
 
     @staticmethod
     def _pass_through(answers: Iterator[FrameMasks], run: Run, *, ticket: Ticket, reports: Reports) -> None:
