@@ -15,9 +15,11 @@ from napari_segany.session.prompts import PlaneIndex
 from napari_segany.session.volume import VolumeSession
 from napari_segany.session.volume_signals import Direction, FramePreview, RunEnd
 from napari_segany.session.volume_state import VolumeState
+from napari_segany.session.volume_tracks import features_of
 
 from .frame_prompts import FramePrompts
 from .grid import Grid
+from .known_tracks import KnownTracks
 from .layers import SessionLayers
 from .mouse import Place
 from .painting import forget_history, watch_paint
@@ -48,10 +50,10 @@ class Following(Prompting):
     ----------
     viewer, image, layers, grid, target, later
         As of `Prompting`.
+    session
+        Of the stack to begin with.
     open_session
-        Opens the session of a stack.
-    at
-        Which stack to begin with.
+        Opens the session of another one.
     follows_slider
         Whether another position on the other axes opens the stack there.
     """
@@ -66,16 +68,16 @@ class Following(Prompting):
         viewer: ViewerModel,
         image: Image,
         *,
+        session: VolumeSession,
         open_session: OpenSession,
-        at: PlaneIndex,
         layers: SessionLayers,
         grid: Grid,
         target: Target,
         follows_slider: bool = False,
         later: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
-        self.session = open_session(at)
-        self._open, self._at, self._follows = open_session, at, follows_slider
+        self.session = session
+        self._open, self._at, self._follows = open_session, session.state().at, follows_slider
         self._states: dict[PlaneIndex, VolumeState] = {}
         self._leave_session: list[Callable[[], object]] = []
         self._layers, self._previews = layers, StackPreviews()
@@ -106,6 +108,11 @@ class Following(Prompting):
     def is_elsewhere(self) -> bool:
         """True while the plane in view is of another stack than the one in work."""
         return self.session.frame_at(self.plane) is None
+
+    def place(self, event: Event) -> Place | None:
+        """Return plane and (row, col) under the mouse, on the stack in view; None off the image."""
+        self.follow_slider()
+        return super().place(event)
 
     def go_to(self, frame: int) -> None:
         """Show a frame of the stack in work."""
@@ -162,7 +169,7 @@ class Following(Prompting):
     def next_doubt(self) -> None:
         """Go to the next doubtful frame, of the object in work first, then of the others."""
         chosen = self.session.object_id
-        tracks = sorted(self.session.object_tracks(), key=lambda track: track.object_id != chosen)
+        tracks = sorted(self.known.everything(), key=lambda track: track.object_id != chosen)
         for track in tracks:
             frames = np.flatnonzero(track.doubtful)
             if frames.size:
@@ -192,11 +199,6 @@ class Following(Prompting):
         self.told.emit(f"{len(found)} objects of {layer.name} are prompts on frame {self.frame}.")
         return len(found)
 
-    def click(self, place: Place, *, positive: bool) -> None:
-        """Add a click, on the stack that is in view."""
-        self.follow_slider()
-        super().click(place, positive=positive)
-
     def change(self, call: Callable[[VolumeSession], None]) -> None:
         """Change something about objects, or tell why it cannot be."""
         try:
@@ -211,8 +213,9 @@ class Following(Prompting):
 
     def describe_objects(self) -> None:
         """Bring features and colours of the Labels layer, and the tracks, up to date."""
-        self.layers.labels.features = self.session.features()
-        self.colours.show(self.session.object_tracks())
+        tracks = self.known.everything()
+        self.layers.labels.features = features_of(tracks)
+        self.colours.show(tracks)
         if self.tracks.is_wanted:
             self.tracks.update(self.session.tracks())
 
@@ -240,6 +243,7 @@ class Following(Prompting):
     def _follow_session(self) -> None:
         """Listen to the session that is open."""
         session = self.session
+        self.known = KnownTracks(session)
         self.layers.labels.selected_label = session.object_id
         for emitter, callback in (
             (session.prompts_changed, self._on_frame_prompts),

@@ -98,6 +98,7 @@ class StackWidget(SessionDock):
         self.timeline = Timeline(running.session.n_frames, colours=_colours_of(viewer))
         self.timeline.show_frame(running.frame)
         self.timeline.frame_chosen.connect(running.go_to)
+        self.timeline.destroyed.connect(self._on_timeline_gone)
         viewer.events.theme.connect(self._on_theme)
         window = getattr(viewer, "window", None)
         if window is not None:
@@ -106,13 +107,20 @@ class StackWidget(SessionDock):
     def _remove_timeline(self) -> None:
         timeline, self.timeline = self.timeline, None
         viewer: Any = self._viewer  # Any: a viewer with a window, or without
-        if timeline is None or viewer is None:
+        if viewer is None:
             return
         viewer.events.theme.disconnect(self._on_theme)
+        if timeline is None:
+            return
+        timeline.destroyed.disconnect(self._on_timeline_gone)
         window = getattr(viewer, "window", None)
         if window is not None:
             window.remove_dock_widget(timeline)
         timeline.deleteLater()
+
+    def _on_timeline_gone(self) -> None:
+        """Go on without a timeline that somebody closed."""
+        self.timeline = None
 
     def show_course(self) -> None:
         """Show what is known of the object in work along the frames."""
@@ -124,7 +132,7 @@ class StackWidget(SessionDock):
         if object_id not in session.object_ids:
             timeline.show_course(Course.unknown(session.n_frames), name=f"Object {object_id}: not said yet")
             return
-        track = session.track(object_id)
+        track = running.known[object_id]
         tint = running.colours.colour_of(object_id, track.colour)
         timeline.show_course(course_of_track(track), name=track.name or f"Object {object_id}", tint=tint)
 

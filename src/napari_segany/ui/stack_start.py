@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_warning
 
+from napari_segany.core.errors import SegAnyError
 from napari_segany.core.types import VideoPredictorLike
 from napari_segany.session.prompts import PlaneIndex
 from napari_segany.session.volume import VolumeSession
@@ -104,12 +105,17 @@ def start_stack(
     opening = _Opening(choice, target, load, post)
     plane = _plane_in_view(viewer, choice.image, grid)
     at = tuple(i for place, i in enumerate(plane) if place != choice.axis)
+    try:
+        session = opening(at)
+    except (SegAnyError, OSError):
+        target.close()
+        raise
     layers = add_layers(viewer, grid=grid, target=target, name=choice.image.name, labels=choice.labels)
     running = Following(
         viewer,
         choice.image,
+        session=session,
         open_session=opening,
-        at=at,
         layers=layers,
         grid=grid,
         target=target,

@@ -337,7 +337,8 @@ class StackWorkPanel(ActionPanel):
             return
         colours = running.colours
         rows = [
-            _row(track, colours.colour_of(track.object_id, track.colour)) for track in session.object_tracks()
+            _row(track, colours.colour_of(track.object_id, track.colour))
+            for track in running.known.everything()
         ]
         self.table.show_rows(rows, chosen=session.object_id)
         self.delete.setEnabled(session.object_id in session.object_ids)
