@@ -15,7 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Mlp
+from .mask_decoder import MaskDecoder, MaskOutput
 from .memory import FuserBlock, MemoryConfig, MemoryEncoder, MemoryLayer, axial_rotation, rotation_at
+from .prompt_encoder import PADDING, PromptEncoder
+from .promptable import ImageFeatures
 from .time_code import time_code
 
 SPAN = 16
@@ -51,10 +54,22 @@ class CloseRecollection:
 
 
 class CloseMemory(nn.Module):
-    """Encodes what was found in a window, and lets later windows attend to it."""
+    """Encodes what was found in a window, lets later windows attend to it, and decodes what is found there.
 
-    def __init__(self, width: int, config: CloseMemoryConfig) -> None:
+    Parameters
+    ----------
+    width
+        Channels of the image embedding.
+    prompts, decoder
+        For objects that are followed.
+    """
+
+    def __init__(
+        self, width: int, config: CloseMemoryConfig, *, prompts: PromptEncoder, decoder: MaskDecoder
+    ) -> None:
         super().__init__()
+        self.prompts = prompts
+        self.decoder = decoder
         self.encoder = MemoryEncoder(width, config)
         self.layers = nn.ModuleList(MemoryLayer(width, config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -113,6 +128,22 @@ class CloseMemory(nn.Module):
         for layer in self.layers:
             x = layer(x, keys, values, rotation=own, key_rotation=turn, pointers=pointers.shape[1])
         return embedding + self.out(self.norm(x)).transpose(1, 2).unflatten(2, size)
+
+    def decode(self, features: ImageFeatures, earlier: Tensor) -> MaskOutput:
+        """Return one mask for each of B windows: (B, 1, 4h, 4w) earlier logits, zeros for none, and no other prompt."""
+        size = (features.embedding.shape[2], features.embedding.shape[3])
+        xy = earlier.new_zeros(len(earlier), 2, 2, dtype=torch.float32)
+        labels = torch.full((len(earlier), 2), PADDING, device=earlier.device)
+        sparse, dense = self.prompts(xy, labels, masks=earlier, size=size)
+        output: MaskOutput = self.decoder(
+            features.embedding,
+            features.fine,
+            sparse=sparse,
+            dense=dense,
+            image_code=self.prompts.dense_code(size),
+            kept=slice(1),
+        )
+        return output
 
     def _pointer_tokens(self, told: CloseRecollection, *, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, P, C_mem) tokens, several a pointer, and their codes of time."""

@@ -17,7 +17,6 @@ from napari_segany.core.errors import CapabilityError
 
 from .close_memory import CloseMemory, CloseMemoryConfig, CloseRecollection
 from .mask_decoder import MaskOutput
-from .prompt_encoder import PADDING
 from .promptable import ImageFeatures
 from .sam2 import Sam2
 from .tracking import ABSENT, TrackedFrame
@@ -80,22 +79,9 @@ class CloseTracking:
         """The memory of the network."""
         return self.model.memory
 
-    def prompted(
-        self, seen: Seen, xy: Tensor, labels: Tensor, *, masks: Tensor | None, multimask: bool
-    ) -> TrackedFrame:
-        """Answer prompts as on single images: (B, N, 2) points in window pixels, (B, 1, 4h, 4w) earlier logits.
-
-        The object is taken to be there. With `multimask`, the best of three masks.
-        """
-        output = self.model.decode_all(seen.features, xy, labels, masks=masks)
-        chosen = self.model.decoder.select(output, multimask=multimask)
-        if multimask:
-            chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
-        return self._judged(chosen, scores=torch.full_like(chosen.ious, SURE))
-
     def drawn(self, seen: Seen, logits: Tensor) -> TrackedFrame:
         """Take (B, 1, 4h, 4w) logits as the answer: masks that a person drew, or that were found before."""
-        output = self._unprompted(seen.features, logits)
+        output = self.memory.decode(seen.features, logits)
         is_present = (logits > 0).flatten(1).any(dim=1, keepdim=True)
         answer = self._judged(output, scores=torch.where(is_present, SURE, -SURE))
         return replace(answer, logits=torch.where(is_present[..., None, None], logits.float(), ABSENT))
@@ -107,7 +93,7 @@ class CloseTracking:
     def asked(self, seen: Seen, told: CloseRecollection, *, earlier: Tensor) -> MaskOutput:
         """Return what the decoder says for `followed`, before objects are judged absent."""
         reminded = self.memory.remind(seen.features.embedding, told)
-        return self._unprompted(replace(seen.features, embedding=reminded, look=None), earlier)
+        return self.memory.decode(replace(seen.features, embedding=reminded, look=None), earlier)
 
     def judged(self, output: MaskOutput) -> TrackedFrame:
         """Return an answer of `asked` with absent objects emptied."""
@@ -150,12 +136,6 @@ class CloseTracking:
         cell = self.model.config.stride / 4
         logits = carried(answer.logits, source=source, target=target, cell=cell, size=size)
         return torch.where(answer.is_present[..., None, None], logits.clamp(-10, 10), 0.0)
-
-    def _unprompted(self, features: ImageFeatures, logits: Tensor) -> MaskOutput:
-        """Return the first mask of an answer to earlier logits alone."""
-        xy = logits.new_zeros(len(logits), 1, 2, dtype=torch.float32)
-        labels = torch.full((len(logits), 1), PADDING, device=logits.device)
-        return self.model.decode_all(features, xy, labels, masks=logits, kept=slice(1))
 
     def _judged(self, output: MaskOutput, *, scores: Tensor) -> TrackedFrame:
         """Return (B, 1) masks, emptied where the (B, 1) scores say that the object is absent, and pointers."""

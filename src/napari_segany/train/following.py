@@ -21,11 +21,22 @@ from napari_segany.models.tracking import TrackedFrame
 from napari_segany.models.windows import Places
 from napari_segany.predict.preprocess import normalise
 
-from .losses import mask_loss, true_iou
-from .simulate import CELL, PromptMix, first_prompts
+from .clicks import coarse_mask
+from .losses import DICE_WEIGHT, dice_loss, focal_loss, true_iou
+from .simulate import CELL
 
 PRESENCE_WEIGHT = 1.0
-_MIX = PromptMix(click=0.15, box=0.6)  # most prompts say what is meant: a wrong first mask teaches nothing
+IOU_WEIGHT = 0.5
+FOCAL_WEIGHT = 5.0
+_SOFT = 8.0  # logits beyond this count little more: a lost object is no reason to doubt everything
+_LOST, _LOST_SHARE = (
+    0.3,
+    0.1,
+)  # objects whose last mask has less IoU than this cannot be found; what they count
+_TRUE_SHARE = (
+    0.25  # of remembered answers that are the truth instead, so that late frames are of use from the start
+)
+_COARSE_SHARE = 0.5  # of first masks that are drawn coarsely
 _SECOND_SHARE = 0.3  # of batches that get a second prompted frame
 _FORGET_SHARE = 0.15  # of followed frames that are not told the last mask
 _POINTERS = 6
@@ -56,10 +67,14 @@ def clip_loss(tracking: CloseTracking, batch: ClipBatch, *, rng: np.random.Gener
     """Return the mean loss over the followed frames of a batch."""
     frames = batch.masks.shape[1]
     prompted = {0} | ({int(rng.integers(2, frames))} if rng.random() < _SECOND_SHARE else set())
-    losses = [
-        followed_loss(output, batch.truth(t))
-        for t, _, output in _follow(tracking, batch, prompted, rng=rng, forget=_FORGET_SHARE)
-    ]
+    losses, share = [], torch.ones_like(batch.truth(0)[:, 0, 0, 0])
+    for t, answer, output in _follow(
+        tracking, batch, prompted, rng=rng, forget=_FORGET_SHARE, true_share=_TRUE_SHARE
+    ):
+        losses.append(followed_loss(output, batch.truth(t), share=share))
+        found = true_iou(answer.logits, batch.truth(t))[:, 0]
+        is_there = (batch.truth(t) > 0.5).flatten(1).any(1)
+        share = torch.where(is_there & (found < _LOST), _LOST_SHARE, 1.0)
     return torch.stack(losses).mean()
 
 
@@ -70,6 +85,7 @@ def _follow(
     *,
     rng: np.random.Generator,
     forget: float = 0.0,
+    true_share: float = 0.0,
 ) -> Iterator[tuple[int, TrackedFrame, MaskOutput]]:
     """Yield the followed frames of a batch: answers, and what the decoder said before absent objects were emptied."""
     frames, count = batch.masks.shape[1:3]
@@ -81,11 +97,13 @@ def _follow(
     for t in range(frames):
         seen = Seen(_of_frame(features, t, frames=frames, count=count), batch.places(t))
         if t in prompted:
-            answer = _prompted(tracking, seen, batch.truth(t), rng=rng)
+            answer = _drawn(tracking, seen, batch.truth(t), rng=rng, coarse=_COARSE_SHARE)
         else:
             output = _asked(tracking, seen, bank, t, prompted, forget=forget, rng=rng)
             answer = tracking.judged(output)
             yield t, answer, output
+            if rng.random() < true_share:
+                answer = _drawn(tracking, seen, batch.truth(t), rng=rng, coarse=0.5)
         bank[t] = tracking.remember(seen, answer), answer
 
 
@@ -116,39 +134,38 @@ def follow_quality(
     }
 
 
-def followed_loss(output: MaskOutput, truth: Tensor) -> Tensor:
-    """Return the loss of one followed frame: masks where the object is, presence everywhere.
+def followed_loss(output: MaskOutput, truth: Tensor, *, share: Tensor) -> Tensor:
+    """Return the loss of one followed frame: masks and their scores where the object is, presence everywhere.
 
     Parameters
     ----------
     output
         With one mask; logits (N, 1, h, w), object scores (N, 1).
     truth : (N, 1, h, w), 0 to 1
+    share : (N,)
+        How much each object counts.
     """
     assert output.object_scores is not None
     is_there = (truth > 0.5).flatten(1).any(1).float()
-    masks = mask_loss(output.logits.float(), truth)[:, 0]
-    presence = F.binary_cross_entropy_with_logits(output.object_scores[:, 0].float(), is_there)
-    return (masks * is_there).sum() / is_there.sum().clamp(min=1) + PRESENCE_WEIGHT * presence
-
-
-def _prompted(
-    tracking: CloseTracking, seen: Seen, truth: Tensor, *, rng: np.random.Generator
-) -> TrackedFrame:
-    """Return the answers to simulated first prompts; of objects that are not there, that they are not."""
-    binary = (truth[:, 0] > 0.5).cpu().numpy()
-    is_there = torch.from_numpy(binary.any((1, 2)))[:, None].to(truth.device)
-    safe = binary.copy()
-    safe[~binary.any((1, 2)), 0, 0] = True
-    prompts = first_prompts(safe, rng, mix=_MIX).to(truth.device)
-    answer = tracking.prompted(seen, prompts.xy, prompts.labels, masks=prompts.masks, multimask=False)
-    empty = tracking.drawn(seen, torch.full_like(answer.logits, -10.0))
-    return TrackedFrame(
-        torch.where(is_there[..., None, None], answer.logits, empty.logits),
-        answer.ious,
-        torch.where(is_there, answer.object_scores, empty.object_scores),
-        torch.where(is_there, answer.pointers, empty.pointers),
+    logits = _SOFT * torch.tanh(output.logits.float() / _SOFT)
+    masks = FOCAL_WEIGHT * focal_loss(logits, truth) + DICE_WEIGHT * dice_loss(logits, truth)  # (N, 1)
+    scores = (output.ious.float() - true_iou(logits, truth)).abs()
+    presence = F.binary_cross_entropy_with_logits(
+        output.object_scores[:, 0].float(), is_there, reduction="none"
     )
+    weight = is_there * share
+    each = ((masks + IOU_WEIGHT * scores)[:, 0] * weight).sum() / weight.sum().clamp(min=1)
+    return each + PRESENCE_WEIGHT * (presence * share).sum() / share.sum().clamp(min=1)
+
+
+def _drawn(
+    tracking: CloseTracking, seen: Seen, truth: Tensor, *, rng: np.random.Generator, coarse: float
+) -> TrackedFrame:
+    """Return true masks as answers, `coarse` of them as a hasty hand or a first prompt would give them."""
+    binary = (truth[:, 0] > 0.5).cpu().numpy()
+    drawn = [coarse_mask(m, rng) if m.any() and rng.random() < coarse else m for m in binary]
+    logits = torch.from_numpy(np.stack(drawn)).to(truth)[:, None] * 20 - 10
+    return tracking.drawn(seen, logits)
 
 
 def _asked(

@@ -119,10 +119,10 @@ SAM2_HQ_NANO = Recipe(
 
 SAM2_NANO_MEMORY = Recipe(
     "sam2-nano-memory",
-    stages=(Stage(4000, ClipPlan(), batch=4, rate=1e-3, last_rate=0.0),),
+    stages=(Stage(4000, ClipPlan(), batch=4, rate=5e-4, last_rate=0.0),),
     weight_decay=0.02,
     base="sam2-nano",
-    learns=(".memory.", ".pred_obj_score_head."),
+    learns=(".memory.",),
     model="sam2-nano",
 )
 

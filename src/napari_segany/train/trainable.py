@@ -82,6 +82,12 @@ def take_over(module: Trainable, base: str, *, learns: tuple[str, ...]) -> None:
     """Give a model the weights of its base, and freeze all but the parameters with one of `learns` in their names."""
     own = module.model.state_dict()
     weights = read_weights(find_weights(spec_of(base)))
-    module.model.load_state_dict(own | weights)
+    first = {  # following begins as the image model answers, if the base does not follow
+        new + name.removeprefix(old): value
+        for old, new in (("sam_mask_decoder.", "memory.decoder."), ("sam_prompt_encoder.", "memory.prompts."))
+        for name, value in weights.items()
+        if name.startswith(old) and new + name.removeprefix(old) in own
+    }
+    module.model.load_state_dict(own | first | weights)
     for name, parameter in module.named_parameters():
         parameter.requires_grad = any(part in name for part in learns)
