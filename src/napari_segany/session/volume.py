@@ -262,6 +262,7 @@ class VolumeSession(ObjectsSession):
         if self._run is not None:
             self._run.halt.set()
             self._end(Ending.STOPPED)
+        self._renew(self._records.objects)  # frames that are on their way come too late
         ended = self._worker.close(timeout=timeout)
         self._model.forget()
         self._previews.clear()

@@ -102,7 +102,8 @@ class Notebook:
             if result is None:
                 known = known.put(object_id, record.without_result(frame))
             else:
-                known = known.put(object_id, record.with_results({frame: replace(result, is_stale=False)}))
+                fresh = replace(result, is_stale=False) if result.is_stale else result
+                known = known.put(object_id, record.with_results({frame: fresh}))
         self.state = replace(self.state, records=known)
 
     def _changed_on(self, frame: int, records: Records) -> list[int]:

@@ -308,9 +308,7 @@ class StackModel:
         """Tell of one object on one frame, and report the answer."""
         card = talk.predictor.card
         answer = talk.predictor.prompt(talk.state, prompts.prompt(card), frame=frame, object_id=object_id)
-        preview = FramePreview(
-            object_id, frame, answer.masks[0], float(answer.scores[0]), prompts=prompts, card=card
-        )
+        preview = FramePreview.of(answer, prompts=prompts, card=card)
         self._told.setdefault(object_id, {})[frame] = prompts
         self._answers[object_id, frame] = preview
         self._report(talk, object_id, preview=preview)

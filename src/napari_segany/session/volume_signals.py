@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
 from psygnal import Signal
 
 from napari_segany.core.errors import SegAnyError
-from napari_segany.core.types import BoolMask, ModelCard
+from napari_segany.core.masks import box_of, slices_of
+from napari_segany.core.types import BoolMask, Box, FrameMasks, ModelCard
 
 from .prompts import ObjectPrompts
 from .signals import SessionSignals
@@ -40,18 +42,48 @@ class FramePreview:
 
     Attributes
     ----------
-    mask : (H, W)
-        Empty if the object was judged absent.
+    shape
+        (H, W) of the frame.
+    box, crop
+        The rectangle around the mask and (h, w) what is in it; None if the object was judged absent.
     score
         Predicted IoU, 0 to 1, or negative.
     """
 
     object_id: int
     frame: int
-    mask: BoolMask
+    shape: tuple[int, int]
+    box: Box | None
+    crop: BoolMask | None
     score: float
     prompts: ObjectPrompts
     card: ModelCard
+
+    @property
+    def mask(self) -> BoolMask:
+        """The (H, W) mask, made anew each time: with many objects, whole masks would fill the memory."""
+        mask = np.zeros(self.shape, dtype=bool)
+        if self.box is not None and self.crop is not None:
+            mask[slices_of(self.box)] = self.crop
+        return mask
+
+    @classmethod
+    def of(cls, answer: FrameMasks, *, prompts: ObjectPrompts, card: ModelCard) -> FramePreview:
+        """Return the preview of an answer about one object."""
+        mask = answer.masks[0]
+        box = box_of(mask) if mask.any() else None
+        crop = None if box is None else mask[slices_of(box)].copy()
+        number, size = int(answer.object_ids[0]), (mask.shape[0], mask.shape[1])
+        return cls(
+            number,
+            answer.frame,
+            size,
+            box=box,
+            crop=crop,
+            score=float(answer.scores[0]),
+            prompts=prompts,
+            card=card,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from napari_segany.core.rle import Rle, decode_rle, encode_rle
 from napari_segany.core.types import Box, Points
 
 from .prompts import ObjectPrompts, PlaneIndex, no_points
-from .records import FrameResult, ObjectRecord, Records
+from .records import FramePromptMap, FrameResult, ObjectRecord, Records
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +58,12 @@ class VolumeState:
 
 def changes_of(old: VolumeState, new: VolumeState) -> dict[str, Any]:
     """Return what makes one state another, as plain JSON values; objects that are the same are left out."""
-    ids = sorted({*new.records.objects, *(key[0] for key in {*old.prompts, *new.prompts})})
-    objects = [_object_changes(old, new, object_id) for object_id in ids if object_id in new.records]
+    before, after = _by_object(old.prompts), _by_object(new.prompts)
+    objects = [
+        {"id": i}
+        | _object_changes(old.records.objects.get(i), now, before.get(i, {}), after=after.get(i, {}))
+        for i, now in sorted(new.records.objects.items())
+    ]
     content: dict[str, Any] = {"axis": new.axis, "at": list(new.at), "object_id": new.object_id}
     content["objects"] = [one for one in objects if len(one) > 1]
     content["dropped"] = sorted(i for i in old.records.objects if i not in new.records)
@@ -111,14 +115,19 @@ def _frames_of(runs: list[list[int]]) -> frozenset[int]:
     return frozenset(frame for start, stop in runs for frame in range(start, stop))
 
 
-def _object_changes(old: VolumeState, new: VolumeState, object_id: int) -> dict[str, Any]:
-    """Return what is new of one object."""
-    was = old.records.objects.get(object_id)
-    now = new.records[object_id]
-    content: dict[str, Any] = {"id": object_id}
-    before, after = (
-        {key[1]: value for key, value in state.prompts.items() if key[0] == object_id} for state in (old, new)
-    )
+def _by_object(prompts: Mapping[PlaneIndex, ObjectPrompts]) -> dict[int, dict[int, ObjectPrompts]]:
+    """Return prompts by object and frame."""
+    found: dict[int, dict[int, ObjectPrompts]] = {}
+    for (object_id, frame), one in prompts.items():
+        found.setdefault(object_id, {})[frame] = one
+    return found
+
+
+def _object_changes(
+    was: ObjectRecord | None, now: ObjectRecord, before: FramePromptMap, *, after: FramePromptMap
+) -> dict[str, Any]:
+    """Return what is new of one object: its record, and its prompts before and after."""
+    content: dict[str, Any] = {}
     if was is now and before == after:
         return content
     if was is None or _looks(was) != _looks(now):
