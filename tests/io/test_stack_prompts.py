@@ -18,6 +18,7 @@ from napari_segany.core.types import Box, Points, Prompt
 from napari_segany.io.ome_zarr import write_labels_ome_zarr
 from napari_segany.io.prompts import FramePrompts, ImageReference, SavedObject, SavedState, save_state
 from napari_segany.io.stack_prompts import StackPrompt, load_stack_prompts
+from napari_segany.io.state import FollowedObject, SavedStack, SpokenFrame
 
 
 def _stacks(axes: str = "TZYX", *, axis: str = "T", fixed: dict[str, int] | None = None) -> list[FrameStack]:
@@ -94,6 +95,17 @@ class TestKinds:
         assert found.prompt().box == said.box
         np.testing.assert_array_equal(found.prompt().mask, mask)
         assert found.prompt().points.positive.tolist() == [False]  # type: ignore[union-attr]
+
+    def test_saved_work_on_a_stack(self, tmp_path: Path) -> None:
+        clicked = SpokenFrame(frame=4, points=((5.0, 6.0, True),))
+        boxed = SpokenFrame(frame=1, box=(1, 2, 10, 12))
+        one = FollowedObject(id=3, name="mother", prompts=(clicked, boxed))
+        image = ImageReference(path="", shape=(5, 3, 20, 30), axes="TZYX")
+        state = SavedState(image=image, stack=SavedStack(axis=0, at=(2,), objects=(one,)))
+        file = save_state(tmp_path / "a", state)
+        found = load_stack_prompts(file, _stacks())
+        assert _places(found) == [[], [], [(3, 1), (3, 4)]]
+        assert found[2][0].prompt().box == Box(1, 2, 10, 12) and found[2][1].name == "mother"
 
     def test_rectangles_of_a_shapes_layer(self, tmp_path: Path) -> None:
         corners = [(3, 4), (3, 9), (8, 9), (8, 4)]

@@ -21,7 +21,7 @@ from .images import TIFF, open_image
 from .ome_zarr import read_labels
 from .opened import OpenedImage
 from .prompts import FramePrompts, SavedObject, check_inside, load_state, read_csv, read_geojson
-from .state import SUFFIX
+from .state import SUFFIX, SavedStack
 
 _JSON = (".geojson", ".json")
 
@@ -118,7 +118,8 @@ def load_stack_prompts(
 def _read_prompts(file: Path, stack: FrameStack, *, is_frame_given: bool) -> list[SavedObject]:
     """Return what a prompt file holds, planes as it names them."""
     if file.name.endswith(SUFFIX):
-        return list(load_state(file).objects)
+        state = load_state(file)
+        return [*state.objects, *(_of_stack(state.stack) if state.stack is not None else [])]
     if file.suffix.lower() == ".csv":
         return read_csv(file)
     if file.suffix.lower() in _JSON:
@@ -127,6 +128,24 @@ def _read_prompts(file: Path, stack: FrameStack, *, is_frame_given: bool) -> lis
     raise FileFormatError(
         f"{file} holds no prompts; accepted: *{SUFFIX}, napari's *.csv, *.geojson, and labels as TIFF or OME-Zarr"
     )
+
+
+def _of_stack(stack: SavedStack) -> list[SavedObject]:
+    """Return what was said in work on a stack, planes named in full."""
+    before, after = stack.at[: stack.axis], stack.at[stack.axis :]
+    return [
+        SavedObject(
+            id=one.id,
+            name=one.name,
+            prompts=tuple(
+                FramePrompts(
+                    index=(*before, said.frame, *after), points=said.points, box=said.box, mask=said.mask
+                )
+                for said in one.prompts
+            ),
+        )
+        for one in stack.objects
+    ]
 
 
 def _names_planes(file: Path) -> bool:
