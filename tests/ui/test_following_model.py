@@ -7,11 +7,14 @@ from stack_desks import FakeVideoPredictor
 
 from napari_segany.core.errors import ImageError
 from napari_segany.core.masks import ArrayLabels
+from napari_segany.io.state import load_state
 from napari_segany.session.volume import VolumeSession
+from napari_segany.session.volume_state import VolumeState
 from napari_segany.ui.following import Following
 from napari_segany.ui.grid import grid_of, source_of
 from napari_segany.ui.layers import add_layers
 from napari_segany.ui.run_bar import Pace, time_text
+from napari_segany.ui.saved import layers_of_state, save_stack
 from napari_segany.ui.stack_layers import read_label_plane
 from napari_segany.ui.stack_previews import StackPreviews
 from napari_segany.ui.stack_start import frame_axes, preferred_axis
@@ -268,12 +271,27 @@ def test_stopping_takes_everything_but_the_labels_away(running: Following) -> No
     assert not viewer.keymap and running._gestures not in viewer.mouse_drag_callbacks
 
 
-def test_previews_forget_what_was_painted() -> None:
-    previews, mask = StackPreviews(), np.ones((2, 2), dtype=bool)
-    previews.put((1,), 4, mask)
-    assert (1,) in previews and (previews.compose((1,), chosen=4) == 1).all()
-    previews.put((1,), 4, None)
-    assert (1,) not in previews and previews.compose((1,), chosen=4) is None
+def test_previews_forget_what_was_painted(running: Following) -> None:
+    running.layers.points.add((1, 20, 30))
+    preview, previews = running.session.preview(1, 1), StackPreviews()
+    previews.put((1,), 1, preview)
+    assert (1,) in previews and np.array_equal(previews.compose((1,), chosen=1) == 1, preview.mask)
+    assert np.array_equal(previews.compose((1,), chosen=9) == 2, preview.mask)
+    previews.put((1,), 1, None)
+    assert (1,) not in previews and previews.compose((1,), chosen=1) is None
+
+
+def test_a_saved_state_holds_the_work_and_shows_its_clicks(running: Following, tmp_path) -> None:
+    running.layers.points.add((1, 20, 30))
+    running.follow_both()
+    running.session.rename(1, "mother")
+    file = save_stack(running, tmp_path / "work.segany.json")
+    state = load_state(file)
+    left = VolumeState.from_json(state.stack.model_dump(mode="json"))
+    assert left.records[1].name == "mother" and len(left.records[1].results) == SHAPE[0]
+    layers = {how["name"]: data for data, how, _ in layers_of_state(state, folder=tmp_path)}
+    assert layers["Saved clicks"].tolist() == [[1, 20, 30]]
+    assert np.array_equal(np.asarray(layers["work"]), running.target.array)
 
 
 def test_pace_and_time_left() -> None:

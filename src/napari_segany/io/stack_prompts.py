@@ -119,7 +119,7 @@ def _read_prompts(file: Path, stack: FrameStack, *, is_frame_given: bool) -> lis
     """Return what a prompt file holds, planes as it names them."""
     if file.name.endswith(SUFFIX):
         state = load_state(file)
-        return [*state.objects, *(_of_stack(state.stack) if state.stack is not None else [])]
+        return [*state.objects, *(objects_of_stack(state.stack) if state.stack is not None else [])]
     if file.suffix.lower() == ".csv":
         return read_csv(file)
     if file.suffix.lower() in _JSON:
@@ -130,7 +130,7 @@ def _read_prompts(file: Path, stack: FrameStack, *, is_frame_given: bool) -> lis
     )
 
 
-def _of_stack(stack: SavedStack) -> list[SavedObject]:
+def objects_of_stack(stack: SavedStack) -> list[SavedObject]:
     """Return what was said in work on a stack, planes named in full."""
     before, after = stack.at[: stack.axis], stack.at[stack.axis :]
     return [

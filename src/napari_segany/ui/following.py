@@ -294,7 +294,7 @@ class Following(Prompting):
     def _on_preview(self, key: tuple[int, int], preview: FramePreview | None) -> None:
         object_id, frame = key
         index = self.session.index(frame)
-        self._previews.put(index, object_id, None if preview is None else preview.mask)
+        self._previews.put(index, object_id, preview)
         if index == self.plane and not self._is_composing:
             self._is_composing = True  # once for all objects that are answered together
             self._later(self._compose)

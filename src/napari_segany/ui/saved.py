@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from napari_segany.core.errors import SegAnyError
 from napari_segany.core.types import Prompt
 from napari_segany.io.images import open_image
 from napari_segany.io.ome_zarr import write_labels_ome_zarr
+from napari_segany.io.stack_prompts import objects_of_stack
 from napari_segany.io.state import (
     SUFFIX,
     FramePrompts,
@@ -20,6 +21,7 @@ from napari_segany.io.state import (
     LabelReference,
     ModelReference,
     SavedObject,
+    SavedStack,
     SavedState,
     save_state,
 )
@@ -52,11 +54,14 @@ def save_session(running: Annotation, path: Path) -> Path:
 
 
 def save_stack(running: Following, path: Path) -> Path:
-    """Write prompts, names, image, model and labels of a session over a stack as a saved state; return the file."""
-    return _save(running, path, objects=_objects_of_stack(running))
+    """Write the work on a stack, results and all, with image, model and labels as a saved state; return the file."""
+    stack = SavedStack.model_validate(running.session.state().to_json())
+    return _save(running, path, stack=stack)
 
 
-def _save(running: Prompting, path: Path, *, objects: list[SavedObject]) -> Path:
+def _save(
+    running: Prompting, path: Path, *, objects: Sequence[SavedObject] = (), stack: SavedStack | None = None
+) -> Path:
     labels = running.target.path
     if labels is None:
         labels = save_labels(running, path.with_name(path.name.removesuffix(SUFFIX) + ".ome.zarr"))
@@ -77,6 +82,7 @@ def _save(running: Prompting, path: Path, *, objects: list[SavedObject]) -> Path
             model=_model(running),
             objects=tuple(objects),
             labels=LabelReference(path=os.path.relpath(labels, path.parent)),
+            stack=stack,
         ),
     )
 
@@ -120,11 +126,16 @@ def _found_layers(state: SavedState, folder: Path) -> list[LayerData]:
     return layers
 
 
+def _said(state: SavedState) -> list[SavedObject]:
+    """Return what was said about every object, also in work on a stack."""
+    return [*state.objects, *(objects_of_stack(state.stack) if state.stack is not None else [])]
+
+
 def _clicks(state: SavedState, ndim: int, place: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return data and arguments of a Points layer with every click."""
     rows = [
         (*frame.index, row, col, positive, one.id)
-        for one in state.objects
+        for one in _said(state)
         for frame in one.prompts
         for row, col, positive in frame.points
     ]
@@ -141,7 +152,7 @@ def _clicks(state: SavedState, ndim: int, place: dict[str, Any]) -> tuple[Any, d
 def _shapes(state: SavedState, ndim: int, place: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return data and arguments of a Shapes layer with every box."""
     corners, ids = [], []
-    for one in state.objects:
+    for one in _said(state):
         for frame in one.prompts:
             box = frame.prompt().box
             if box is not None:
@@ -161,18 +172,6 @@ def _objects(running: Annotation) -> list[SavedObject]:
         SavedObject(id=object_id, prompts=_frames(prompts))
         for object_id, prompts in sorted(everything.items())
         if prompts
-    ]
-
-
-def _objects_of_stack(running: Following) -> list[SavedObject]:
-    """Return every object that something was said about."""
-    session = running.session
-    state = session.state()
-    prompts: dict[int, dict[PlaneIndex, ObjectPrompts]] = {}
-    for (object_id, frame), one in state.prompts.items():
-        prompts.setdefault(object_id, {})[session.index(frame)] = one
-    return [
-        SavedObject(id=i, name=state.records[i].name, prompts=_frames(prompts[i])) for i in sorted(prompts)
     ]
 
 

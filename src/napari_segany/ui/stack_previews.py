@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_segany.core.types import BoolMask
+from napari_segany.core.masks import slices_of
 from napari_segany.session.prompts import PlaneIndex
+from napari_segany.session.volume_signals import FramePreview
 
 IN_WORK, OTHER = 1, 2
 """The values of the object in work and of all others."""
@@ -16,18 +17,18 @@ class StackPreviews:
     """What waits to be painted."""
 
     def __init__(self) -> None:
-        self._planes: dict[PlaneIndex, dict[int, BoolMask]] = {}
+        self._planes: dict[PlaneIndex, dict[int, FramePreview]] = {}
 
     def __contains__(self, index: PlaneIndex) -> bool:
         return index in self._planes
 
-    def put(self, index: PlaneIndex, object_id: int, mask: BoolMask | None) -> None:
-        """Keep the (H, W) mask of an object on a plane, or drop it."""
-        masks = self._planes.setdefault(index, {})
-        masks.pop(object_id, None)
-        if mask is not None:
-            masks[object_id] = mask
-        if not masks:
+    def put(self, index: PlaneIndex, object_id: int, preview: FramePreview | None) -> None:
+        """Keep the answer about an object on a plane, or drop it."""
+        shown = self._planes.setdefault(index, {})
+        shown.pop(object_id, None)
+        if preview is not None:
+            shown[object_id] = preview
+        if not shown:
             del self._planes[index]
 
     def clear(self) -> None:
@@ -36,13 +37,12 @@ class StackPreviews:
 
     def compose(self, index: PlaneIndex, *, chosen: int) -> NDArray[np.uint8] | None:
         """Return the (H, W) values of a plane, the object in work above all others; None where nothing waits."""
-        masks = self._planes.get(index)
-        if masks is None:
+        shown = self._planes.get(index)
+        if shown is None:
             return None
-        plane = np.zeros(next(iter(masks.values())).shape, dtype=np.uint8)
-        for object_id, mask in masks.items():
-            if object_id != chosen:
-                plane[mask] = OTHER
-        if chosen in masks:
-            plane[masks[chosen]] = IN_WORK
+        plane = np.zeros(next(iter(shown.values())).shape, dtype=np.uint8)
+        for object_id in sorted(shown, key=lambda one: one == chosen):
+            preview = shown[object_id]
+            if preview.box is not None and preview.crop is not None:
+                plane[slices_of(preview.box)][preview.crop] = IN_WORK if object_id == chosen else OTHER
         return plane

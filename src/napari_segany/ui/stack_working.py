@@ -273,7 +273,7 @@ class StackWorkPanel(ActionPanel):
         self._soon()
         if preview is None:
             return
-        area = f"{int(preview.mask.sum()):,}".replace(",", "\u2009")
+        area = f"{0 if preview.crop is None else int(preview.crop.sum()):,}".replace(",", "\u2009")
         said = (
             f"{area} pixels, confidence {max(0.0, preview.score):.0%}"
             if preview.score >= 0
