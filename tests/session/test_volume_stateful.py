@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from video_fakes import FakeVideo, nearest, shifted
 
 from napari_segany.core.masks import ArrayLabels
@@ -139,6 +139,7 @@ class Work(RuleBasedStateMachine):
         preview = self.session.preview(object_id, frame)
         assert preview is not None and np.array_equal(preview.mask, self.plain.said[object_id][frame].mask(0))
 
+    @precondition(lambda self: any(self.plain.said.values()))
     @rule(object_id=ids, frame=st.one_of(st.none(), frames))
     def unsay(self, object_id: int, frame: int | None) -> None:
         said = self.plain.said.get(object_id, {})
@@ -150,6 +151,7 @@ class Work(RuleBasedStateMachine):
             del self.plain.said[object_id][f]
         self.session.clear(frame, object_id=object_id)
 
+    @precondition(lambda self: any(self.plain.said.values()))
     @rule(first=frames, last=frames, keep=st.booleans())
     def propagate(self, first: int, last: int, keep: bool) -> None:
         span = range(first, last + 1) if first <= last else range(first, last - 1, -1)
@@ -166,10 +168,12 @@ class Work(RuleBasedStateMachine):
         free = [key for key in followed if key[1] not in self.plain.locked_frames]
         assert all(before.is_stale(*key) for key in free), "only what is stale is worked out"
 
+    @precondition(lambda self: any(self.plain.said.values()))
     @rule()
     def propagate_all(self) -> None:
         self.propagate(0, FRAMES - 1, True)
 
+    @precondition(lambda self: self.past)
     @rule(times=st.integers(1, 4))
     def undo(self, times: int) -> None:
         for _ in range(times):
@@ -178,6 +182,7 @@ class Work(RuleBasedStateMachine):
                 self.future.append(self.plain)
                 self.plain = self.past.pop()
 
+    @precondition(lambda self: self.future)
     @rule(times=st.integers(1, 4))
     def redo(self, times: int) -> None:
         for _ in range(times):
@@ -186,6 +191,7 @@ class Work(RuleBasedStateMachine):
                 self.past.append(self.plain)
                 self.plain = self.future.pop()
 
+    @precondition(lambda self: any(self.plain.said.values()))
     @rule(data=st.data(), frame=frames, what=st.sampled_from(["lock frame", "lock", "delete", "rename"]))
     def alter(self, data: st.DataObject, frame: int, what: str) -> None:
         if what == "lock frame":
@@ -248,5 +254,5 @@ class Work(RuleBasedStateMachine):
             assert all(track.areas[frame] == areas[frame] for frame in done)
 
 
-Work.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Work.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestWork = Work.TestCase
