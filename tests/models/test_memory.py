@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from random_weights import randomised
@@ -13,6 +15,7 @@ from napari_segany.models.memory import (
     MemoryEncoder,
     RotaryAttention,
     axial_rotation,
+    mix,
     rotate,
 )
 
@@ -106,3 +109,71 @@ def test_the_encoder_looks_at_image_and_mask() -> None:
         local[:, :, :16, :16] *= -1
         change = (encoder(features, local) - memory).abs().amax(dim=(0, 1))
     assert change[0, 0] > 2 * change[3, 5]
+
+
+def told(batch: int, *, size: tuple[int, int] = (6, 5)) -> dict[str, object]:
+    """Return memories of two maps and three pointers of a batch, with codes."""
+    count = 2 * size[0] * size[1] + 3
+    codes = noise(1, WIDTH, *size, seed=7), noise(1, count, 16, seed=8).expand(batch, -1, -1)
+    return {"memories": noise(batch, count, 16, seed=9), "codes": codes, "pointers": 3}
+
+
+@torch.no_grad()
+def test_one_frame_for_all_objects_equals_a_copy_for_each() -> None:
+    module, features = attention(), noise(1, WIDTH, 6, 5)
+    together = module(features, **told(3))
+    torch.testing.assert_close(together, module(features.expand(3, -1, -1, -1), **told(3)))
+    alone = module(features, **{**told(3), "memories": told(3)["memories"][1:2], "codes": told(1)["codes"]})
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_without_gradients_the_same_is_worked_out() -> None:
+    module, features = attention(), noise(2, WIDTH, 6, 5)
+    with torch.no_grad():
+        plain = module(features, **told(2))
+    torch.testing.assert_close(plain, module(features, **told(2)), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_values_may_be_mixed_before_they_are_projected() -> None:
+    module = randomised(RotaryAttention(WIDTH, 1, key_width=16))
+    queries, keys, values = noise(1, 70, WIDTH), noise(2, 40, WIDTH, seed=1), noise(2, 40, 16, seed=2)
+    late = module.v_proj(mix(queries, keys, values))
+    weights = (queries @ keys.transpose(1, 2) / WIDTH**0.5).softmax(dim=-1)
+    torch.testing.assert_close(late, weights @ module.v_proj(values), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_rows_that_do_not_fit_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = noise(2, 200, WIDTH), noise(2, 40, WIDTH, seed=1), noise(2, 40, 16, seed=2)
+    whole = mix(*args)
+    monkeypatch.setattr("napari_segany.models.memory._SCORES", 64 * 40)
+    torch.testing.assert_close(mix(*args), whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_key_that_counts_as_three_is_three_of_them(dtype: torch.dtype) -> None:
+    module = randomised(RotaryAttention(WIDTH, 1, key_width=16)).to(dtype)
+    queries, keys = noise(1, 9, WIDTH).to(dtype), noise(2, 9, 16, seed=1).to(dtype)
+    turn = axial_rotation(WIDTH, (3, 3))
+    counts = torch.zeros(2, 9).index_fill_(1, torch.tensor([4]), math.log(3)).to(dtype)
+    order = torch.tensor([*range(9), 4, 4])
+    counted = module.attend(queries, keys, keys, rotation=turn, key_rotation=turn, log_counts=counts)
+    repeated = module.attend(
+        queries.expand(2, -1, -1), keys[:, order], keys[:, order], rotation=turn, key_rotation=turn[order]
+    )
+    close = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(counted.float(), repeated.float(), atol=close, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_products_in_bfloat16_are_near_those_in_float32() -> None:
+    module, features = attention(), noise(1, WIDTH, 6, 5)
+    exact = module(features, **told(2))
+    for part in module.products():
+        part.to(torch.bfloat16)
+    rough = module(features, **told(2))
+    assert rough.dtype == torch.float32  # sums and norms stay as they were
+    assert module.norm.weight.dtype == module.layers[0].norm1.weight.dtype == torch.float32
+    assert 0 < float((rough - exact).norm() / exact.norm()) < 0.05

@@ -7,6 +7,7 @@ Paper: Ravi et al. 2024, section 4 and appendix D. Propagation itself, which dec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from .layers import Attention, LayerNorm2d, attend
 from .perceiver import PerceiverConfig
+
+_SCORES = 1 << 21  # at a time; in bfloat16, 4 MiB
+_HIDDEN = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,10 @@ class MemoryEncoder(nn.Module):
         self.fuser = Fuser(width)
         self.out_proj = nn.Conv2d(width, config.width, kernel_size=1)
 
+    def products(self) -> list[nn.Module]:
+        """Return the modules that may run in a lower precision: all of them."""
+        return [self]
+
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """Turn (B, C, h, w) features and (B, 1, 16h, 16w) scaled masks into (B, C_mem, h, w) memories."""
         fused = self.fuser(self.pix_feat_proj(features) + self.mask_downsampler(masks))
@@ -112,8 +120,9 @@ class RotaryAttention(Attention):
         rotation: Tensor,
         key_rotation: Tensor | None = None,
         still: int = 0,
+        log_counts: Tensor | None = None,
     ) -> Tensor:
-        """Attend from (B, N, C) to (B, L, C'); the last `still` keys have no place and are not rotated.
+        """Attend from (B or 1, N, C) to (B, L, C'); the last `still` keys have no place and are not rotated.
 
         Parameters
         ----------
@@ -121,17 +130,54 @@ class RotaryAttention(Attention):
             One row a query.
         key_rotation : (L - still, d / 2) or (B, 1, L - still, d / 2) complex
             One row a key with a place; None where keys repeat the queries' grid, frame after frame.
+        log_counts : (B, L)
+            Logarithms of how many keys each stands for; None where each is one.
         """
-        queries, keys, values = (
-            self.split(layer(x)) for layer, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
+        queries, keys = self.split(self.q_proj(q)), self.split(self.k_proj(k))
         queries = rotate(queries, rotation)
         placed = keys.shape[2] - still
         if key_rotation is None:
             key_rotation = rotation.repeat(placed // len(rotation), 1)
-        keys = torch.cat((rotate(keys[:, :, :placed], key_rotation), keys[:, :, placed:]), dim=2)
-        mixed = attend(queries, keys, values)
+        keys = rotate(keys, key_rotation) if not still else torch.cat(
+            (rotate(keys[:, :, :placed], key_rotation), keys[:, :, placed:]), dim=2
+        )  # fmt: skip
+        if mixes_first(queries, heads=self.heads):
+            return self.out_proj(self.v_proj(mix(queries[:, 0], keys[:, 0], v, log_counts=log_counts)))
+        values = self.split(self.v_proj(v))
+        if log_counts is None:
+            return self.out_proj(self.merge(attend(queries, keys, values)))
+        mask = log_counts[:, None, None].to(queries)
+        queries = queries.expand(len(keys), -1, -1, -1)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return self.out_proj(self.merge(mixed))
+
+
+def mixes_first(queries: Tensor, *, heads: int) -> bool:
+    """Return whether `mix` is faster than the fused kernel: on CPUs in bfloat16, where no gradient is recorded."""
+    return (
+        heads == 1
+        and queries.device.type == "cpu"
+        and queries.dtype == torch.bfloat16
+        and not torch.is_grad_enabled()
+    )
+
+
+def mix(queries: Tensor, keys: Tensor, values: Tensor, *, log_counts: Tensor | None = None) -> Tensor:
+    """Return the (B, N, C') mixtures of (B, L, C') values by (B or 1, N, d) queries and (B, L, d) keys.
+
+    Values that are mixed before they are projected are narrow: the weights' sum is 1, so that a projection's bias may
+    come after. The scores of a few rows at a time stay in the cache.
+    """
+    queries = queries * queries.shape[-1] ** -0.5
+    mixed = values.new_empty(len(keys), queries.shape[1], values.shape[2])
+    rows = max(64, _SCORES // keys.shape[1])
+    for index, (turned, own) in enumerate(zip(keys.transpose(1, 2), values, strict=True)):
+        row = queries[index if len(queries) > 1 else 0]
+        for start in range(0, len(row), rows):
+            part = row[start : start + rows]
+            scores = part @ turned if log_counts is None else torch.addmm(log_counts[index], part, turned)
+            torch.mm(scores.softmax(dim=-1), own, out=mixed[index, start : start + rows])
+    return mixed
 
 
 def axial_rotation(width: int, size: tuple[int, int], *, theta: float = 10000.0) -> Tensor:
@@ -140,6 +186,13 @@ def axial_rotation(width: int, size: tuple[int, int], *, theta: float = 10000.0)
     return rotation_at(
         width, x=cell % size[1], y=torch.div(cell, size[1], rounding_mode="floor"), theta=theta
     )
+
+
+@lru_cache(maxsize=8)
+def grid_rotation(width: int, size: tuple[int, int]) -> Tensor:
+    """Return `axial_rotation`, worked out once for each size."""
+    with torch.inference_mode(mode=False), torch.no_grad():  # of use in training too
+        return axial_rotation(width, size)
 
 
 def rotation_at(width: int, *, x: Tensor, y: Tensor, theta: float = 10000.0) -> Tensor:
@@ -188,14 +241,32 @@ class MemoryLayer(nn.Module):
         rotation: Tensor,
         key_rotation: Tensor | None = None,
         pointers: int,
+        log_counts: Tensor | None = None,
     ) -> Tensor:
-        """Update (B, N, C) with (B, L, C_mem) memories, the last `pointers` of which are object pointers."""
-        normed = self.norm1(x)
+        """Update (B or 1, N, C) with (B, L, C_mem) memories, the last `pointers` of which are object pointers.
+
+        Sums and norms are worked out in the format of `x`, products in that of the weights.
+        """
+        dtype = self.linear1.weight.dtype
+        normed = self.norm1(x).to(dtype)
         x = x + self.self_attn.attend(normed, normed, normed, rotation=rotation)
         x = x + self.cross_attn_image.attend(
-            self.norm2(x), keys, values, rotation=rotation, key_rotation=key_rotation, still=pointers
+            self.norm2(x).to(dtype),
+            keys,
+            values,
+            rotation=rotation,
+            key_rotation=key_rotation,
+            still=pointers,
+            log_counts=log_counts,
         )
-        return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
+        return x + self._spread(self.norm3(x).to(dtype))
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """Return the MLP of (B, N, C), some rows at a time where that keeps the hidden layer in the cache."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.linear2(F.relu(self.linear1(x)))
+        rows = x.flatten(0, 1).split(_HIDDEN // self.linear1.out_features)
+        return torch.cat([self.linear2(self.linear1(part).relu_()) for part in rows]).view_as(x)
 
 
 class MemoryAttention(nn.Module):
@@ -207,30 +278,64 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self._perceiver = config.perceiver
 
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """The format that products are worked out in."""
+        first = self.layers[0]
+        assert isinstance(first, MemoryLayer)
+        return first.linear1.weight.dtype
+
+    def products(self) -> list[nn.Module]:
+        """Return the modules whose products may run in a lower precision: all but the norms."""
+        return [part for layer in self.layers for name, part in layer.named_children() if "norm" not in name]
+
     def forward(
-        self, features: Tensor, memories: Tensor, *, codes: tuple[Tensor, Tensor], pointers: int
+        self,
+        features: Tensor,
+        memories: Tensor,
+        *,
+        codes: tuple[Tensor, Tensor],
+        pointers: int,
+        turns: Tensor | None = None,
+        log_counts: Tensor | None = None,
     ) -> Tensor:
         """Condition the features of a frame.
 
         Parameters
         ----------
-        features : (B, C, h, w)
+        features : (B or 1, C, h, w)
+            Of one frame for all objects: then what does not depend on them is done once.
         memories : (B, L, C_mem)
             Spatial memories, frame after frame, then `pointers` pointer tokens.
         codes : (1, C, h, w), (B, L, C_mem)
             Position codes of the features and of the memories (added to keys, not to values).
         pointers
             How many of the last memories have no place on the grid.
+        turns : (B, L - pointers, C / 2) complex
+            Rotations of the memories that have a place; None where they are whole maps, or a perceiver's tokens.
+        log_counts : (B, L)
+            Logarithms of how many places each memory stands for; None where each is one.
         """
         size = (features.shape[2], features.shape[3])
-        x = (features + 0.1 * codes[0]).flatten(2).transpose(1, 2)  # (B, hw, C)
-        rotation = axial_rotation(x.shape[2], size).to(x.device)
-        turn = None if self._perceiver is None else token_rotation(x.shape[2], self._perceiver).to(x.device)
-        if turn is not None:
-            turn = turn.repeat((memories.shape[1] - pointers) // len(turn), 1)
+        x = (features + 0.1 * codes[0]).flatten(2).transpose(1, 2)  # (B or 1, hw, C)
+        dtype = self.product_dtype
+        rotation = grid_rotation(x.shape[2], size).to(x.device)
+        keys, values = (memories + codes[1]).to(dtype), memories.to(dtype)
+        turn = self._turn(turns, width=x.shape[2], placed=memories.shape[1] - pointers, device=x.device)
+        log_counts = None if log_counts is None else log_counts.to(dtype)
         for layer in self.layers:
             x = layer(
-                x, memories + codes[1], memories, rotation=rotation, key_rotation=turn, pointers=pointers
-            )
+                x, keys, values,
+                rotation=rotation, key_rotation=turn, pointers=pointers, log_counts=log_counts,
+            )  # fmt: skip
         x = self.norm(x)
         return x.transpose(1, 2).unflatten(2, size)
+
+    def _turn(self, turns: Tensor | None, *, width: int, placed: int, device: torch.device) -> Tensor | None:
+        """Return the rotations of the memories that have a place; None where they repeat the features' grid."""
+        if turns is not None:
+            return turns[:, None]
+        if self._perceiver is None:
+            return None
+        tokens = token_rotation(width, self._perceiver).to(device)
+        return tokens.repeat(placed // len(tokens), 1)

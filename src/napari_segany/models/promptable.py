@@ -107,6 +107,10 @@ class Promptable(nn.Module):
         """Return the modules that images alone pass through; they may run in another number format than prompts."""
         raise NotImplementedError
 
+    def memory_parts(self) -> list[nn.Module]:
+        """Return the modules of a memory that may run in the encoder's number format; most models have none."""
+        return []
+
     def prepared(self, features: ImageFeatures) -> ImageFeatures:
         """Return the features of one image with what every prompt without an earlier mask would work out anew.
 

@@ -101,7 +101,14 @@ class Sam2(Promptable):
         self.sam_prompt_encoder = config.prompt_encoder()
         self.sam_mask_decoder = MaskDecoder(config.width, config.decoder, projects_fine_maps=not is_nano)
         if isinstance(config.memory, CloseMemoryConfig):
-            self.memory = CloseMemory(config.width, config.memory)
+            self.memory = CloseMemory(
+                config.width,
+                config.memory,
+                prompts=config.prompt_encoder(),
+                decoder=MaskDecoder(
+                    config.width, replace(config.decoder, fine=None), projects_fine_maps=False
+                ),
+            )
         elif config.memory is not None:
             self._add_memory(config.memory)
 
@@ -137,6 +144,12 @@ class Sam2(Promptable):
         decoder = self.sam_mask_decoder
         parts: list[nn.Module] = [decoder.conv_s0, decoder.conv_s1] if decoder.projects_fine_maps else []
         return [self.image_encoder, *parts]
+
+    def memory_parts(self) -> list[nn.Module]:
+        """Return the modules of a memory of whole frames that may run in the encoder's number format."""
+        if self.config.memory is None or isinstance(self.config.memory, CloseMemoryConfig):
+            return []
+        return [*self.memory_attention.products(), *self.memory_encoder.products()]
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
         """Return the features of (B, 3, H, W) normalised pixels, as prompts on single images see them."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from napari_segany.core.errors import CapabilityError, SettingsError
 
 from .close_memory import CloseMemoryConfig
-from .layers import sine_position_code
+from .condensing import PlacedTokens, condensed, grid_code, joined
 from .mask_decoder import FineUse, MaskOutput
 from .prompt_encoder import PADDING
 from .promptable import ImageFeatures
@@ -104,11 +104,15 @@ class Recollection:
         Pointers, each with how many frames it lies back, in the direction of tracking.
     span
         The largest distance of a pointer, that time codes are relative to.
+    near : of (B, k)
+        For each memory that is a map, which blocks of it to recall cell by cell (see `condensing`); the others are
+        recalled as means. Empty: all are whole.
     """
 
     spatial: tuple[tuple[int, Tensor], ...]
     pointers: tuple[tuple[int, Tensor], ...] = ()
     span: int = 1
+    near: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.spatial:
@@ -164,19 +168,21 @@ class Tracking:
         ImageFeatures
             With an embedding for each of the B objects.
         """
-        batch = len(recollection.spatial[0][1])
-        embedding = features.embedding.expand(batch, -1, -1, -1)
+        embedding = features.embedding
         size = (embedding.shape[2], embedding.shape[3])
-        memories, codes = self._spatial_tokens(recollection, dtype=embedding.dtype)
-        pointers, pointer_codes = self._pointer_tokens(recollection, like=memories)
+        told = self._spatial_tokens(recollection, dtype=embedding.dtype)
+        pointers, pointer_codes = self._pointer_tokens(recollection, like=told.values)
+        count = pointers.shape[1]
         conditioned = self.model.memory_attention(
             embedding,
-            torch.cat((memories, pointers), dim=1),
+            torch.cat((told.values, pointers), dim=1),
             codes=(
-                self.model.position_code(size)[None].to(embedding),
-                torch.cat((codes, pointer_codes), dim=1),
+                grid_code(self.model.config.width, size)[None].to(embedding),
+                torch.cat((told.codes, pointer_codes), dim=1),
             ),
-            pointers=pointers.shape[1],
+            pointers=count,
+            turns=told.turns,
+            log_counts=None if told.log_counts is None else F.pad(told.log_counts, (0, count)),
         )
         return replace(features, embedding=conditioned)
 
@@ -251,7 +257,9 @@ class Tracking:
             logits = exclusive(logits)
         binarises = self.is_binarised and is_prompted
         masks = (logits > 0).to(embedding) if binarises else logits.sigmoid().to(embedding)
-        spatial = self.model.memory_encoder(embedding, masks * _SCALE + _BIAS)
+        dtype = self.model.memory_encoder.out_proj.weight.dtype
+        spatial = self.model.memory_encoder(embedding.to(dtype), (masks * _SCALE + _BIAS).to(dtype))
+        spatial = spatial.to(embedding)
         if self._is_later:
             absent = (~answer.is_present).to(spatial) * self.model.no_obj_embed_spatial  # (B, C_mem)
             spatial = spatial + absent[..., None, None]
@@ -289,22 +297,25 @@ class Tracking:
         """Return (B, C) pointers, the one for "no object" in place of those of absent objects."""
         return torch.where(is_present, pointers, self.model.no_obj_ptr)
 
-    def _spatial_tokens(self, recollection: Recollection, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return (B, L, C_mem) memories and their (B, L, C_mem) codes of place and age."""
-        tokens, codes = [], []
-        for age, spatial in recollection.spatial:
-            memory, place = self._placed(spatial.to(dtype))
-            code = place + self.model.maskmem_tpos_enc[age - 1, 0]  # (L, C_mem); 0 is the last
-            tokens.append(memory)
-            codes.append(code.expand(len(memory), -1, -1))
-        return torch.cat(tokens, dim=1), torch.cat(codes, dim=1)
+    def _spatial_tokens(self, recollection: Recollection, *, dtype: torch.dtype) -> PlacedTokens:
+        """Return the tokens of all memories, with codes of place and age."""
+        parts = []
+        for index, (age, spatial) in enumerate(recollection.spatial):
+            placed = self._placed(
+                spatial.to(dtype), near=recollection.near[index] if recollection.near else None
+            )
+            aged = placed.codes + self.model.maskmem_tpos_enc[age - 1, 0]  # (B, L, C_mem); 0 is the last
+            parts.append(replace(placed, codes=aged.expand_as(placed.values)))
+        return joined(parts)
 
-    def _placed(self, spatial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (B, L, C_mem) tokens of a memory and the (L, C_mem) codes of their places."""
+    def _placed(self, spatial: Tensor, *, near: Tensor | None) -> PlacedTokens:
+        """Return the tokens of a memory; of a map whose blocks `near` (B, k) are told, the others are put together."""
         if self._has_tokens:
-            return spatial, self.model.spatial_perceiver.code().to(spatial)
-        code = sine_position_code(spatial.shape[1], (spatial.shape[2], spatial.shape[3])).to(spatial)
-        return spatial.flatten(2).transpose(1, 2), code.flatten(1).T
+            return PlacedTokens(spatial, self.model.spatial_perceiver.code().to(spatial)[None])
+        if near is not None:
+            return condensed(spatial, near, width=self.model.config.width)
+        code = grid_code(spatial.shape[1], (spatial.shape[2], spatial.shape[3])).to(spatial)
+        return PlacedTokens(spatial.flatten(2).transpose(1, 2), code.flatten(1).T[None])
 
     def _pointer_tokens(self, recollection: Recollection, *, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, P, C_mem) tokens, several a pointer, and their (B, P, C_mem) codes of time."""

@@ -20,6 +20,7 @@ from napari_segany.core.geometry import ResizeMap, stretch
 from napari_segany.core.intensity import Window
 from napari_segany.core.masks import PlaneBox
 from napari_segany.core.types import AnyArray, BoolMask, Prompt
+from napari_segany.models.condensing import near_blocks
 from napari_segany.models.memory import MemoryConfig
 from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.sam2 import Sam2
@@ -44,16 +45,40 @@ class EncodedFrame:
     resize: ResizeMap
 
 
-class FrameFollower:
-    """See the module; `window` is the one intensity window of the stack."""
+@dataclass(frozen=True, slots=True, eq=False)
+class SpatialMemory:
+    """What is remembered of one object on one frame, (1, C_mem, h, w) or (1, L, C_mem), and which blocks are near it.
 
-    def __init__(self, model: Model, *, window: Window) -> None:
+    `near` is (1, k), or None where all is recalled as it is.
+    """
+
+    cells: Tensor
+    near: Tensor | None
+
+
+class FrameFollower:
+    """See the module.
+
+    Parameters
+    ----------
+    model
+        A SAM 2 with a memory of whole frames.
+    window
+        The one intensity window of the stack.
+    condenses
+        Recall what is far from an object as means of 2 x 2 cells (`models.condensing`): an approximation, which takes
+        half the time on a CPU. None: on CPUs, unless the encoder runs in float32 ("reproducible"), where all is exact.
+    """
+
+    def __init__(self, model: Model, *, window: Window, condenses: bool | None = None) -> None:
         if not isinstance(model.network, Sam2):
             raise CapabilityError(
                 f"{model.card.name} has no memory and cannot follow objects; choose a SAM 2"
             )
         self._tracking = Tracking(model.network)
         self._model, self._window = model, window
+        is_slow = model.placement.device.type == "cpu" and model.placement.encoder_dtype != torch.float32
+        self._condenses = is_slow if condenses is None else condenses
 
     @property
     def queue(self) -> int:
@@ -116,7 +141,7 @@ class FrameFollower:
         whole = np.where(mask, np.float32(DRAWN_LOGIT), np.float32(-DRAWN_LOGIT))
         return Found(
             Drawn(region, whole, score if mask.any() else min(score, -0.5)),
-            Memory(memory.spatial, memory.pointers),
+            self._kept(answer, memory),
         )
 
     def follow(self, look: object, asks: Sequence[Ask]) -> list[Found]:
@@ -136,21 +161,33 @@ class FrameFollower:
     def _step(self, look: EncodedFrame, asks: list[Ask]) -> list[Found]:
         """Answer for some objects at once."""
         first = asks[0]
+        remembered = [[cast(SpatialMemory, memory.spatial) for _, memory in ask.memories] for ask in asks]
+        columns = list(zip(*remembered, strict=True))  # memory by memory, for all objects
         spatial = tuple(
-            (age, torch.cat([cast(Tensor, ask.memories[i][1].spatial) for ask in asks]))
-            for i, (age, _) in enumerate(first.memories)
+            (age, torch.cat([one.cells for one in column]))
+            for (age, _), column in zip(first.memories, columns, strict=True)
+        )
+        near = tuple(
+            torch.cat([one.near for one in column if one.near is not None])
+            for column in columns
+            if column[0].near is not None
         )
         pointers = tuple(
             (far, torch.cat([ask.pointers[i][1].pointer for ask in asks]))
             for i, (far, _) in enumerate(first.pointers)
         )
         span = max(self._config.pointers - 1, 1)
-        seen = self._tracking.reminded(look.features, Recollection(spatial, pointers, span))
+        seen = self._tracking.reminded(look.features, Recollection(spatial, pointers, span, near))
         nothing = seen.embedding.new_zeros(len(asks), 0, 2)
         labels = torch.zeros(nothing.shape[:2], dtype=torch.long, device=nothing.device)
         answer = self._tracking.answer(seen, nothing, labels)
         memory = self._tracking.remember(look.features, answer, is_prompted=False)
         return [self._drawn(look, answer.row(i), memory.row(i)) for i in range(len(asks))]
+
+    def _kept(self, answer: TrackedFrame, memory: FrameMemory) -> Memory:
+        """Return what is kept of one object."""
+        near = near_blocks(answer.logits) if self._condenses and memory.spatial.ndim == 4 else None
+        return Memory(SpatialMemory(memory.spatial, near), memory.pointers)
 
     def _answered(self, look: EncodedFrame, prompt: Encoded) -> TrackedFrame:
         """Return the answer to one prompt."""
@@ -174,7 +211,7 @@ class FrameFollower:
         step = (size[0] / logits.shape[0], size[1] / logits.shape[1])
         region = _around(logits, step=step, shape=size)
         score = score_of(float(answer.ious[0, 0]), float(answer.object_scores[0, 0]), is_empty=region is None)
-        kept = Memory(memory.spatial, memory.pointers)
+        kept = self._kept(answer, memory)
         if region is None:
             return Found(
                 Drawn((slice(0, 1), slice(0, 1)), np.full((1, 1), -1, dtype=np.float32), score), kept

@@ -156,7 +156,7 @@ def _locate(name_or_path: str | Path, *, progress: Progress | None) -> tuple[str
 def _prepare(network: Promptable, placement: Placement) -> Promptable:
     """Return the network as it predicts fastest: frozen, norms folded, encoder in its format, on its device."""
     _freeze(network)
-    for part in network.encoder_parts():
+    for part in (*network.encoder_parts(), *network.memory_parts()):
         part.to(placement.encoder_dtype)
     return network.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
 
