@@ -125,9 +125,9 @@ def test_packed_masks_are_small() -> None:
 
 @pytest.mark.parametrize("frame", [0, 3])
 def test_memories_far_away_are_let_go_of(frame: int) -> None:
-    from napari_segany.predict.followed import Memory
-
     import torch
+
+    from napari_segany.predict.followed import Memory
 
     one = prompted(0)
     for t in range(N):

@@ -1,4 +1,4 @@
-"""Following through stacks with small random models: order, batches, corrections, bounds. Quality is trained, not tested."""
+"""Following through stacks with small random models: order, batches, corrections, bounds; not how well."""
 
 from __future__ import annotations
 
@@ -35,9 +35,15 @@ def network_of(row: str) -> Sam2:
     else:
         network = seeded_network(row)
     with torch.no_grad():
-        network.sam_mask_decoder.pred_obj_score_head.layers[-1].weight.zero_()
-        network.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(2.0)
+        head(network).weight.zero_()
+        head(network).bias.fill_(2.0)
     return network
+
+
+def head(network: Sam2) -> torch.nn.Linear:
+    """The last layer of what says whether an object is there."""
+    decoder = network.memory.decoder if "nano" in network.config.name else network.sam_mask_decoder
+    return decoder.pred_obj_score_head.layers[-1]
 
 
 def predictor_of(row: str, **options: int | None) -> VideoPredictor:
@@ -114,25 +120,29 @@ def test_runs_are_the_same_and_may_be_stopped(predictor: VideoPredictor, movie: 
 
 def test_objects_do_not_see_each_other(predictor: VideoPredictor, movie: np.ndarray) -> None:
     """What is found of an object is what is found of it alone; only then are overlaps resolved."""
-    scores: dict[str, list[float]] = {"alone": [], "together": []}
-    for key in scores:
-        state = opened(predictor, movie)
-        if key == "together":
-            for number, row in ((2, 60), (3, 80)):
-                predictor.prompt(state, click(row, 30), frame=0, object_id=number)
-        follow = state.follower.follow
+    alone = scores_of_first(predictor, movie, others=())
+    together = scores_of_first(predictor, movie, others=(60, 80))
+    assert len(alone) == 4
+    assert together == pytest.approx(alone, abs=2e-3)
 
-        def noted(look: object, asks: Sequence[Ask], follow=follow, key=key) -> list[Found]:  # type: ignore[no-untyped-def]
-            found = follow(look, asks)
-            scores[key].append(found[0].drawn.score)
-            return found
 
-        state.follower.follow = noted  # type: ignore[method-assign]
-        for one in predictor.propagate(state, range(5)):
-            assert one.object_ids.tolist() == ([1] if key == "alone" else [1, 2, 3])
-            assert (one.masks.sum(axis=0) <= 1).all()  # a pixel belongs to one
-    assert len(scores["alone"]) == 4
-    assert scores["together"] == pytest.approx(scores["alone"], abs=2e-3)
+def scores_of_first(predictor: VideoPredictor, movie: np.ndarray, *, others: tuple[int, ...]) -> list[float]:
+    """Scores of object 1 as they are found, beside objects clicked on in other rows."""
+    state, scores = opened(predictor, movie), []
+    for number, row in enumerate(others, start=2):
+        predictor.prompt(state, click(row, 30), frame=0, object_id=number)
+    follow = state.follower.follow
+
+    def noted(look: object, asks: Sequence[Ask]) -> list[Found]:
+        found = follow(look, asks)
+        scores.append(found[0].drawn.score)
+        return found
+
+    state.follower.follow = noted  # type: ignore[method-assign]
+    for one in predictor.propagate(state, range(5)):
+        assert one.object_ids.tolist() == list(range(1, 2 + len(others)))
+        assert (one.masks.sum(axis=0) <= 1).all()  # a pixel belongs to one
+    return scores
 
 
 def test_objects_may_come_later(predictor: VideoPredictor, movie: np.ndarray) -> None:
@@ -176,6 +186,28 @@ def test_masks_fed_back_go_on_as_if_nothing_had_happened(movie: np.ndarray) -> N
     assert list(rest) == [0, *range(8, N_FRAMES)]  # the prompted frame was not told yet
 
 
+def test_further_clicks_correct_the_same_answer(movie: np.ndarray) -> None:
+    """A prompt on a frame that was followed is understood beside what was found there, however often it is changed."""
+    predictor = predictor_of("sam2-nano")
+    asked: list[object] = []
+    state = opened(predictor, movie)
+    run(predictor, state, range(8))
+    prompt = state.follower.prompt
+
+    def noted(look: object, prompt_: Prompt, *, earlier: np.ndarray | None) -> Found:
+        asked.append(None if earlier is None else earlier.sum())
+        return prompt(look, prompt_, earlier=earlier)
+
+    state.follower.prompt = noted  # type: ignore[method-assign]
+    followed = state.objects[1].answers[5].mask.unpack().sum()
+    one, two = np.array([[30, 30]], dtype=np.float32), np.array([[30, 30], [10, 60]], dtype=np.float32)
+    predictor.prompt(state, Prompt(points=Points(one, np.array([True]))), frame=5, object_id=1)
+    predictor.prompt(state, Prompt(points=Points(two, np.array([True, False]))), frame=5, object_id=1)
+    assert asked == [followed, followed]
+    predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=0, object_id=1)
+    assert asked[-1] is None  # a first prompt corrects nothing
+
+
 def test_forgotten_prompts_and_objects(predictor: VideoPredictor, movie: np.ndarray) -> None:
     state = opened(predictor, movie)
     run(predictor, state, range(N_FRAMES))
@@ -209,7 +241,7 @@ def test_memory_is_bounded_by_what_is_remembered() -> None:
 def test_absent_objects_are_not_sought_for_ever(movie: np.ndarray) -> None:
     predictor = predictor_of("sam2-nano", patience=3)
     with torch.no_grad():
-        predictor.model.network.decoder.pred_obj_score_head.layers[-1].bias.fill_(-2.0)
+        head(predictor.model.network).bias.fill_(-2.0)
     state = opened(predictor, movie)
     told = run(predictor, state, range(N_FRAMES))
     assert list(told) == [0, 1, 2, 3]
@@ -222,7 +254,9 @@ def test_the_number_format_of_frames_does_not_matter(movie: np.ndarray, dtype: t
     exact = movie.astype(np.float64)
     other = (exact * 16).astype(dtype) if dtype == np.uint16 else (exact / 255 - 0.25).astype(dtype)
     low, high = exact.min(), exact.max()
-    window = Window(low * 16, high * 16) if dtype == np.uint16 else Window(low / 255 - 0.25, high / 255 - 0.25)
+    window = (
+        Window(low * 16, high * 16) if dtype == np.uint16 else Window(low / 255 - 0.25, high / 255 - 0.25)
+    )
     states = predictor.open(movie, window=Window(low, high)), predictor.open(other, window=window)
     for state in states:
         predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=0, object_id=1)

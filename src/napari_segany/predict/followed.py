@@ -82,12 +82,13 @@ class Memory:
 
 @dataclass(eq=False)
 class Followed:
-    """One object of a stack."""
+    """One object of a stack; `corrected` holds the masks that were found on prompted frames before they had a prompt."""
 
     prompts: dict[int, Prompt] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)
     memories: dict[int, Memory] = field(default_factory=dict)
     outdated: set[int] = field(default_factory=set)
+    corrected: dict[int, PackedMask] = field(default_factory=dict)
 
     def nearest(self, frame: int) -> int | None:
         """Return the prompted frame nearest to a frame, the earlier of two; None without any."""

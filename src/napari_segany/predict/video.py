@@ -210,11 +210,16 @@ class VideoPredictor:
         own = _own(state)
         _check(own, frame=frame, object_id=object_id)
         one = own.objects.get(object_id, Followed())
-        before = one.answers.get(frame)
-        earlier = before.mask.unpack() if before is not None and frame not in one.prompts else None
-        found = own.follower.prompt(own.look(frame), prompt, earlier=earlier)
+        earlier = one.corrected.get(frame)
+        if frame not in one.prompts and frame in one.answers:
+            earlier = one.answers[frame].mask
+        found = own.follower.prompt(
+            own.look(frame), prompt, earlier=None if earlier is None else earlier.unpack()
+        )
         if frame in one.prompts:
             one.forget_answers_of(frame)
+        elif earlier is not None:
+            one.corrected[frame] = earlier
         own.objects[object_id] = one
         one.prompts[frame] = prompt
         masks = resolved([found.drawn], own.frame_shape)
@@ -264,6 +269,7 @@ class VideoPredictor:
         one.forget_answers_of(frame)
         one.outdated.add(frame)
         one.memories.pop(frame, None)
+        one.corrected.pop(frame, None)
 
     def recall(
         self, state: VideoStateLike, *, frame: int, object_id: int, mask: BoolMask, score: float
@@ -311,7 +317,10 @@ class VideoPredictor:
         look = state.look(frame)
         if answer is not None and frame not in one.outdated:
             return state.follower.adopt(look, answer.mask.unpack(), score=answer.score)
-        return state.follower.prompt(look, one.prompts[frame], earlier=None)
+        earlier = one.corrected.get(frame)
+        return state.follower.prompt(
+            look, one.prompts[frame], earlier=None if earlier is None else earlier.unpack()
+        )
 
     def _ask(self, state: VideoState, one: Followed, frame: int, *, step: int) -> Ask:
         """Return what an object's next step is reminded of; memories that were let go of are made again."""
