@@ -308,16 +308,14 @@ def main() -> None:
         "--memory", action="store_true", help="only the peak memory over 1000 frames of a zarr"
     )
     parser.add_argument("--correction", action="store_true", help="only what a correction costs, in steps")
+    parser.add_argument("--follower", default="sam2-nano", help="the model for those two, by name or file")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory or arguments.correction:
-        results = [
-            cost() for cost, asked in ((memory_growth, arguments.memory), (correction_cost, arguments.correction))
-            if asked
-        ]  # fmt: skip
-        for one in results:
-            print(json.dumps(one, indent=1))
+        costs = [memory_growth] * arguments.memory + [correction_cost] * arguments.correction
+        for cost in costs:
+            print(json.dumps(cost(arguments.follower), indent=1))
         return
     result = report(arguments)
     if arguments.json:

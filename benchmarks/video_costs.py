@@ -16,7 +16,6 @@ from napari_segany.core.types import Points, Prompt
 from napari_segany.predict.loading import load_model
 from napari_segany.predict.video import VideoPredictor, VideoState
 
-MODEL = "sam2-nano"
 SIDE = 512
 LONG = 1000
 SETTLED = 50
@@ -55,11 +54,11 @@ def written_movie(folder: Path, *, frames: int) -> Any:  # zarr is untyped
     return array
 
 
-def memory_growth(*, frames: int = LONG) -> dict[str, Any]:  # JSON
+def memory_growth(follower: str, *, frames: int = LONG) -> dict[str, Any]:  # JSON
     """Follow a body through a long zarr, and return how much the peak memory grew after the first frames."""
     with TemporaryDirectory() as scratch:
         movie = written_movie(Path(scratch), frames=frames)
-        predictor = VideoPredictor(load_model(MODEL, device="cpu"))
+        predictor = VideoPredictor(load_model(follower, device="cpu"))
         state = predictor.open(movie)
         predictor.prompt(state, click_on(*body_at(0)), frame=0, object_id=1)
         peaks: dict[int, float] = {}
@@ -69,7 +68,7 @@ def memory_growth(*, frames: int = LONG) -> dict[str, Any]:  # JSON
             found += bool(masks.masks[0, round(row), round(col)])
             peaks[masks.frame] = own_peak_mib()
     return {
-        "model": MODEL,
+        "model": predictor.card.name,
         "frames": frames,
         "frames_found": found,
         f"peak_mib_at_frame_{SETTLED}": round(peaks[SETTLED], 1),
@@ -78,13 +77,13 @@ def memory_growth(*, frames: int = LONG) -> dict[str, Any]:  # JSON
     }
 
 
-def correction_cost(*, frames: int = SHORT) -> dict[str, Any]:  # JSON
+def correction_cost(follower: str, *, frames: int = SHORT) -> dict[str, Any]:  # JSON
     """Follow a body, correct it in the middle, follow again; and do it all again with both prompts known.
 
     Steps are object-frames that are worked out without a prompt. The masks of both ways are compared.
     """
     movie = np.stack([movie_frame(frame) for frame in range(frames)])
-    predictor = VideoPredictor(load_model(MODEL, device="cpu"))
+    predictor = VideoPredictor(load_model(follower, device="cpu"))
     middle = frames // 2
     corrected = predictor.open(movie)
     masks = _followed(predictor, corrected, frames=[0])
@@ -96,7 +95,7 @@ def correction_cost(*, frames: int = SHORT) -> dict[str, Any]:  # JSON
     anew = _followed(predictor, again, frames=[0, middle])
     ious = [mask_iou(masks[t], anew[t]) for t in range(frames)]
     return {
-        "model": MODEL,
+        "model": predictor.card.name,
         "frames": frames,
         "corrected_frame": middle,
         "steps_before": first,
