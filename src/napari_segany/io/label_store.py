@@ -275,7 +275,8 @@ class LabelStore:
             except OSError as error:
                 if isinstance(error, StoreError):
                     raise
-                what = f"remark {number} in the ledger of {self.path} failed; the {self._count} lines before it are kept"
+                kept = f"the {self._count} lines before it are kept"
+                what = f"remark {number} in the ledger of {self.path} failed; {kept}"
                 raise explain(error, what) from error
             self._count = number
 
