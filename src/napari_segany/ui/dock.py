@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QCloseEvent
-from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from napari_segany.core.errors import SegAnyError
@@ -83,7 +83,14 @@ class SessionDock(QWidget):
         Its two halves.
     kind
         Whose keys the help lists, as in the key table.
+
+    Attributes
+    ----------
+    is_scrolled
+        Whether the dock scrolls, as it is higher than small screens.
     """
+
+    is_scrolled = False
 
     def __init__(
         self, viewer: ViewerModel, *, load: Loader[PredictorType], choices: Choices, work: Work, kind: str
@@ -223,12 +230,25 @@ class SessionDock(QWidget):
         table.setWordWrap(True)
         self._help.addWidget(table)
         upper, lower = cast(QWidget, self._choices), cast(QWidget, self._work)
-        layout = QVBoxLayout(self)
+        layout = QVBoxLayout(self._inside() if self.is_scrolled else self)
         for widget in (upper, self.licence, self.start_button, lower):
             layout.addWidget(widget)
         for widget in (self.saved_in, self.save_button, self._help):
             layout.addWidget(widget)
         layout.addStretch(1)
+
+    def _inside(self) -> QWidget:
+        """Return a widget that scrolls where the window is lower than the dock."""
+        inside, area = QWidget(), QScrollArea()
+        area.setWidget(inside)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        around = QVBoxLayout(self)
+        around.setContentsMargins(0, 0, 0, 0)
+        around.addWidget(area)
+        return inside
 
     def _show_running(self) -> None:
         """Make everything agree with whether a session runs."""

@@ -196,6 +196,7 @@ class Following(Prompting):
         if not plane.any():
             raise ImageError(f"{layer.name} has no object on frame {self.frame}; go to a frame that has some")
         found = self.session.set_labels(self.frame, plane, keep_ids=layer is self.layers.labels)
+        self.viewer.layers.selection.active = self.layers.points
         self.told.emit(f"{len(found)} objects of {layer.name} are prompts on frame {self.frame}.")
         return len(found)
 

@@ -13,6 +13,7 @@ from qtpy.QtCore import (  # type: ignore[attr-defined]  # names that qtpy makes
     QItemSelectionModel,
     QModelIndex,
     QPersistentModelIndex,
+    QSize,
     Qt,
     Signal,
 )
@@ -190,6 +191,10 @@ class ObjectTable(QTableView):
             wanted = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
             model.select(self._rows.index(place, 0), wanted)
             self.scrollTo(self._rows.index(place, 0))
+
+    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        """Return a size that leaves room for what is below; the list grows where there is more."""
+        return QSize(240, self.minimumHeight())
 
     def ask_colour(self, start: str, parent: QWidget) -> str | None:
         """Ask for a colour; None if none was chosen."""

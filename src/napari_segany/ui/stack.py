@@ -41,6 +41,8 @@ class StackWidget(SessionDock):
         Turns a model's name into a predictor, on the worker's thread, and tells of downloads.
     """
 
+    is_scrolled = True
+
     def __init__(
         self, napari_viewer: ViewerModel, *, load: Loader[VideoPredictorLike] = load_video_predictor
     ) -> None:

@@ -97,7 +97,7 @@ class Timeline(QWidget):
         self._backdrop: QPixmap | None = None  # all that does not move with the frame in view
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        self.setMinimumSize(120, 64)
+        self.setMinimumSize(120, 80)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setAccessibleName("Timeline")
         self.setAccessibleDescription(
