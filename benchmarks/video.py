@@ -11,6 +11,7 @@ import json
 import platform
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -233,6 +234,7 @@ def compare(weights: Path, *, count: int, frames: int, with_exact: bool) -> list
     for frame in range(GIVEN, GIVEN + frames):
         for one in entered:
             one.step(frame)
+            print(f"{one.name}, {count} objects, frame {frame}: {one.seconds[-1]:.2f} s", file=sys.stderr)
     base = entered[0]
     return [
         {
@@ -300,7 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 10, 30], choices=range(1, 31))
     parser.add_argument("--frames", type=int, default=3, help="timed frames, with full memories")
-    parser.add_argument("--most", type=int, default=30, help="object-frames, where those would take too long")
+    parser.add_argument("--most", type=int, default=12, help="object-frames, where those would take too long")
     parser.add_argument("--exact", action="store_true", help="ours in float32 too, which takes long")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weights", type=Path, help=f"a released {ROW}, in place of random weights")

@@ -11,10 +11,11 @@ import zarr
 from encoder import own_peak_mib
 from numpy.typing import NDArray
 
+from napari_segany.core.frames import ImagePlanes, frame_stacks
 from napari_segany.core.masks import mask_iou
 from napari_segany.core.types import Points, Prompt
 from napari_segany.predict.loading import load_model
-from napari_segany.predict.video import VideoPredictor, VideoState
+from napari_segany.predict.video import FollowOptions, VideoPredictor, VideoState
 
 SIDE = 512
 LONG = 1000
@@ -58,8 +59,8 @@ def memory_growth(follower: str, *, frames: int = LONG) -> dict[str, Any]:  # JS
     """Follow a body through a long zarr, and return how much the peak memory grew after the first frames."""
     with TemporaryDirectory() as scratch:
         movie = written_movie(Path(scratch), frames=frames)
-        predictor = VideoPredictor(load_model(follower, device="cpu"))
-        state = predictor.open(movie)
+        predictor = _predictor(follower)
+        state = predictor.open(next(frame_stacks(ImagePlanes(movie, "TYX"))))
         predictor.prompt(state, click_on(*body_at(0)), frame=0, object_id=1)
         peaks: dict[int, float] = {}
         found = 0
@@ -83,7 +84,7 @@ def correction_cost(follower: str, *, frames: int = SHORT) -> dict[str, Any]:  #
     Steps are object-frames that are worked out without a prompt. The masks of both ways are compared.
     """
     movie = np.stack([movie_frame(frame) for frame in range(frames)])
-    predictor = VideoPredictor(load_model(follower, device="cpu"))
+    predictor = _predictor(follower)
     middle = frames // 2
     corrected = predictor.open(movie)
     masks = _followed(predictor, corrected, frames=[0])
@@ -105,6 +106,11 @@ def correction_cost(follower: str, *, frames: int = SHORT) -> dict[str, Any]:  #
         "mean_iou": round(float(np.mean(ious)), 4),
         "least_iou": round(min(ious), 4),
     }
+
+
+def _predictor(follower: str) -> VideoPredictor:
+    """Return a predictor that seeks an object on every frame, however long it was absent."""
+    return VideoPredictor(load_model(follower, device="cpu"), options=FollowOptions(patience=None))
 
 
 def _followed(

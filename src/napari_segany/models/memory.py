@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .layers import Attention, LayerNorm2d, attend
 from .perceiver import PerceiverConfig
 
-_SCORES = 1 << 21  # at a time; in bfloat16, 4 MiB
+_SCORES = 1 << 22  # at a time; in bfloat16, 8 MiB
 _HIDDEN = 1 << 21
 
 

@@ -194,7 +194,7 @@ _NANO = Sam2Config(
     largest_size=1280,
     is_local=True,
     decoder=NANO_DECODER,
-    memory=None,
+    memory=CloseMemoryConfig(),
 )
 
 SAM2: dict[str, Sam2Config] = {

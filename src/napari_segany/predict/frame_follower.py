@@ -33,7 +33,7 @@ from .loading import Model
 from .preprocess import check_image, to_frame, to_rgb
 from .prompts import DRAWN_LOGIT, Encoded, encode_prompt
 
-_BATCH = 8
+_BATCH = 4
 _EARLIER_LOGIT = 6.0
 
 
