@@ -88,13 +88,15 @@ class Contestant:
     name: str
     follow: Callable[[int], NDArray[np.bool_]]
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     masks: list[NDArray[np.bool_]] = field(default_factory=list)
 
     def step(self, frame: int) -> None:
         """Follow to a frame, and write down what it took."""
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         masks = self.follow(frame)
         self.seconds.append(time.perf_counter() - start)
+        self.cpu_seconds.append(time.process_time() - cpu_start)
         self.masks.append(masks)
 
 
@@ -234,7 +236,10 @@ def compare(weights: Path, *, count: int, frames: int, with_exact: bool) -> list
     for frame in range(GIVEN, GIVEN + frames):
         for one in entered:
             one.step(frame)
-            print(f"{one.name}, {count} objects, frame {frame}: {one.seconds[-1]:.2f} s", file=sys.stderr)
+            print(
+                f"{one.name}, {count} objects, frame {frame}: {one.seconds[-1]:.2f} s, CPU {one.cpu_seconds[-1]:.2f} s",
+                file=sys.stderr,
+            )
     base = entered[0]
     return [
         {
@@ -243,6 +248,8 @@ def compare(weights: Path, *, count: int, frames: int, with_exact: bool) -> list
             "frames": frames,
             "seconds": round(statistics.median(one.seconds), 3),
             "speedup": round(statistics.median(base.seconds) / statistics.median(one.seconds), 2),
+            "cpu_seconds": round(statistics.median(one.cpu_seconds), 3),
+            "cpu_speedup": round(statistics.median(base.cpu_seconds) / statistics.median(one.cpu_seconds), 2),
             "mean_iou": round(statistics.mean(_ious(one, base)), 4),
             "least_iou": round(min(_ious(one, base)), 4),
         }
@@ -289,11 +296,15 @@ def print_table(result: dict[str, Any]) -> None:  # JSON
         f"{ROW}, {SIDE} x {SIDE}, {result['weights']} weights, {result['threads']} threads, a full memory of "
         f"{GIVEN} frames; IoU to {BASELINE}"
     )
-    print(f"{'':<24} {'objects':>7} {'frames':>6} {'s/frame':>8} {'x':>6} {'mean IoU':>9} {'least':>7}")
+    print(
+        f"{'':<24} {'objects':>7} {'frames':>6} {'s/frame':>8} {'x':>6} {'CPU s':>7} {'x':>6} "
+        f"{'mean IoU':>9} {'least':>7}"
+    )
     for row in result["rows"]:
         print(
             f"{row['name']:<24} {row['objects']:>7} {row['frames']:>6} {row['seconds']:>8.2f} "
-            f"{row['speedup']:>6.2f} {row['mean_iou']:>9.4f} {row['least_iou']:>7.4f}"
+            f"{row['speedup']:>6.2f} {row['cpu_seconds']:>7.2f} {row['cpu_speedup']:>6.2f} "
+            f"{row['mean_iou']:>9.4f} {row['least_iou']:>7.4f}"
         )
 
 
