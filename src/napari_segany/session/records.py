@@ -50,9 +50,11 @@ class FrameResult:
 
 def measure(labels: Labels, object_id: int, *, score: float) -> FrameResult:
     """Return the result of an object in the (H, W) labels of a frame."""
-    rows, cols = np.nonzero(labels == object_id)
-    centre = (float(rows.mean()), float(cols.mean())) if rows.size else None
-    return FrameResult(float(score), int(rows.size), centre)
+    places = np.flatnonzero(labels == object_id)  # many times faster than in two dimensions
+    if not places.size:
+        return FrameResult(float(score), 0)
+    rows, cols = np.divmod(places, labels.shape[1])
+    return FrameResult(float(score), int(places.size), (float(rows.mean()), float(cols.mean())))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
