@@ -1,0 +1,96 @@
+"""What is learnt from clips: presence, masks where the object is, and little from objects that are lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.contracts.shrink import shrunken
+
+from napari_segany.models.close_tracking import CloseTracking
+from napari_segany.models.mask_decoder import MaskOutput
+from napari_segany.models.sam2 import SAM2, Sam2
+from napari_segany.train.following import ClipBatch, clip_loss, follow_quality, followed_loss
+
+TRUTH = torch.zeros(2, 1, 16, 16)
+TRUTH[0, :, 4:10, 4:10] = 1  # the second object is absent
+
+
+def output(logits: torch.Tensor, *, scores: tuple[float, float] = (3.0, -3.0)) -> MaskOutput:
+    return MaskOutput(logits, torch.ones(2, 1), torch.tensor(scores)[:, None], torch.zeros(2, 1, 4))
+
+
+def loss(logits: torch.Tensor, *, scores: tuple[float, float] = (3.0, -3.0), share: float = 1.0) -> float:
+    return float(followed_loss(output(logits, scores=scores), TRUTH, share=torch.tensor([share, 1.0])))
+
+
+def test_right_answers_cost_least() -> None:
+    right = TRUTH * 16 - 8
+    assert loss(right) < loss(-right) / 5
+    assert loss(right) < loss(right, scores=(-3.0, -3.0))  # said to be absent
+    assert loss(right) < loss(right, scores=(3.0, 3.0))  # said to be present
+    hallucinated = right.clone()
+    hallucinated[1] = right[0]
+    assert loss(right) < loss(hallucinated)
+
+
+def test_lost_objects_count_little_and_without_bounds_nothing_grows() -> None:
+    lost = TRUTH * 16 - 8
+    lost[0] = -lost[0]
+    assert loss(lost, share=0.1) < 0.6 * loss(lost)
+    assert loss(100 * lost) == pytest.approx(loss(8 * lost), rel=0.05)
+
+
+def clips(count: int) -> list[tuple[torch.Tensor, ...]]:
+    """A square that goes right by four pixels a frame, in windows at rest."""
+    made = []
+    for index in range(count):
+        masks = torch.zeros(3, 1, 64, 64, dtype=torch.bool)
+        for t in range(3):
+            masks[t, 0, 20:40, 10 + 4 * t + index : 30 + 4 * t + index] = True
+        pixels = masks.float().expand(-1, 3, -1, -1) * 0.8 + 0.1
+        made.append((pixels, masks, torch.zeros(3, 2), torch.ones(1)))
+    return made
+
+
+def tracking() -> CloseTracking:
+    torch.manual_seed(0)
+    return CloseTracking(Sam2(shrunken(SAM2["sam2-nano"])).eval())
+
+
+def test_steps_lower_the_loss_and_only_the_memory_moves() -> None:
+    follower = tracking()
+    for name, parameter in follower.model.named_parameters():
+        parameter.requires_grad = name.startswith("memory.")
+    before = {k: v.clone() for k, v in follower.model.state_dict().items()}
+    batch = ClipBatch(*(torch.stack(x) for x in zip(*clips(2), strict=True)))
+    optimiser = torch.optim.Adam([p for p in follower.model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(25):
+        value = clip_loss(follower, batch, rng=np.random.default_rng(0))
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.7 * losses[0]
+    for name, value in follower.model.state_dict().items():
+        if not name.startswith("memory."):
+            assert torch.equal(value, before[name]), name
+
+
+def test_quality_is_a_share_of_what_is_right() -> None:
+    quality = follow_quality(tracking(), clips(3), batch=2)
+    assert set(quality) == {"iou", "last", "presence", "score"}
+    assert all(0 <= value <= 1 for value in quality.values())
+
+
+def test_windows_of_all_objects_of_a_clip_lie_alike() -> None:
+    batch = ClipBatch(
+        torch.zeros(2, 3, 3, 64, 64), torch.zeros(2, 3, 2, 64, 64, dtype=torch.bool),
+        torch.arange(12.0).reshape(2, 3, 2), torch.tensor([[1.0], [2.0]]),
+    )  # fmt: skip
+    assert batch.places(1).corner.tolist() == [[2, 3], [2, 3], [8, 9], [8, 9]]
+    assert batch.places(1).scale.tolist() == [1, 1, 2, 2]
+    assert replace(batch).truth(0).shape == (4, 1, 32, 32)
