@@ -15,7 +15,8 @@ from napari_segany.core.frames import ImagePlanes, frame_stacks
 from napari_segany.core.masks import mask_iou
 from napari_segany.core.types import Points, Prompt
 from napari_segany.predict.loading import load_model
-from napari_segany.predict.video import FollowOptions, VideoPredictor, VideoState
+from napari_segany.predict.video import VideoPredictor
+from napari_segany.predict.video_state import FollowOptions, VideoState
 
 SIDE = 512
 LONG = 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from napari_segany.models.build import CONFIGS
+from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.fine import FineConfig
 from napari_segany.models.hiera import HieraConfig
 from napari_segany.models.memory import MemoryConfig
@@ -37,7 +38,9 @@ def shrunken(config: PromptableConfig) -> PromptableConfig:
         fine=_small_fine(config.decoder.fine, trunk),
     )
     small = replace(config, trunk=trunk, image_size=SIDE, width=WIDTH, decoder=decoder)
-    if isinstance(small, Sam2Config) and small.memory is not None:
+    if isinstance(small, Sam2Config) and isinstance(small.memory, CloseMemoryConfig):
+        small = replace(small, memory=CloseMemoryConfig(width=16, layers=1, mlp_width=32, frames=3))
+    elif isinstance(small, Sam2Config) and small.memory is not None:
         perceiver = None if small.memory.perceiver is None else PerceiverConfig(latents=4, side=2)
         memory = MemoryConfig(width=8, layers=1, mlp_width=64, frames=3, perceiver=perceiver)
         small = replace(small, memory=memory)

@@ -15,6 +15,7 @@ from .small import LABELS, XY, Small, small_row
 
 # Used by propagation only, and tested with it; and what TinyViT's checkpoints hold of a classifier.
 UNUSED = (
+    "memory.",
     "memory_attention.",
     "memory_encoder.",
     "spatial_perceiver.",

@@ -19,7 +19,8 @@ from napari_segany.models.sam2 import SAM2, Sam2
 from napari_segany.predict.follower import Ask, Found
 from napari_segany.predict.loading import Model, _prepare
 from napari_segany.predict.precision import place
-from napari_segany.predict.video import FollowOptions, VideoPredictor, VideoState
+from napari_segany.predict.video import VideoPredictor
+from napari_segany.predict.video_state import FollowOptions, VideoState
 from napari_segany.train.movies import render_clip
 
 ROWS = ("sam2-nano", "sam2.1_hiera_tiny", "edgetam")
@@ -145,6 +146,23 @@ def scores_of_first(predictor: VideoPredictor, movie: np.ndarray, *, others: tup
     return scores
 
 
+def test_arrays_without_a_length_will_do(movie: np.ndarray) -> None:
+    """zarr's arrays have a shape only."""
+
+    class Shaped:
+        shape = movie.shape
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return movie[index]
+
+    predictor = predictor_of("sam2-nano")
+    found = run(predictor, opened(predictor, Shaped()), range(3))  # type: ignore[arg-type]
+    expected = run(predictor, opened(predictor, movie), range(3))
+    assert all(np.array_equal(found[t].masks, expected[t].masks) for t in expected)
+    with pytest.raises(ImageError, match="a length or a shape"):
+        predictor.open(iter(movie))  # type: ignore[arg-type]
+
+
 def test_objects_may_come_later(predictor: VideoPredictor, movie: np.ndarray) -> None:
     state = opened(predictor, movie)
     run(predictor, state, range(N_FRAMES))
@@ -184,6 +202,8 @@ def test_masks_fed_back_go_on_as_if_nothing_had_happened(movie: np.ndarray) -> N
         predictor.recall(state, frame=t, object_id=1, mask=whole[t].masks[0], score=float(whole[t].scores[0]))
     rest = run(predictor, state, range(N_FRAMES))
     assert list(rest) == [0, *range(8, N_FRAMES)]  # the prompted frame was not told yet
+    predictor.prompt(state, click(50, 40), frame=5, object_id=1)
+    assert state.stale(1) == frozenset(range(3, N_FRAMES))  # what was fed back can be corrected
 
 
 def test_further_clicks_correct_the_same_answer(movie: np.ndarray) -> None:

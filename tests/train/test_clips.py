@@ -1,4 +1,4 @@
-"""Windows of clips for training: labels lie on what they mark, windows stay inside, nothing is shown twice by chance."""
+"""Windows of clips for training: labels lie on what they mark, windows inside, still images move with labels."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from napari_segany.models.sam2 import SAM2, build_sam2
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
 from napari_segany.train import dataset, loop, trainable
+from napari_segany.train.clip_plan import ClipPlan
 from napari_segany.train.dataset import CropPlan, CropStream
 from napari_segany.train.loop import BEST, CHECKPOINT, Trainer
 from napari_segany.train.recipes import Recipe, Stage
@@ -92,7 +93,7 @@ def test_scenes_alone_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "click1 0.500" in (tmp_path / "run" / "curve.svg").read_text()
     after = state_of(trainer)
     moved = [k for k in before if k.startswith("module") and not torch.equal(before[k], after[k])]
-    assert len(moved) > 0.9 * sum(k.startswith("module") for k in before)
+    assert len(moved) > 0.9 * sum(k.startswith("module") and ".memory." not in k for k in before)
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -240,7 +241,7 @@ def test_a_batch_is_learnt() -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
     silent = [name for name, p in module.named_parameters() if p.grad is None]
-    assert [name for name in silent if "obj_score" not in name] == []
+    assert [name for name in silent if "obj_score" not in name and ".memory." not in name] == []
 
 
 def test_low_precision_reaches_the_float32_weights() -> None:
@@ -300,7 +301,11 @@ def test_a_frozen_base_stays_and_its_fine_parts_learn(
     save_file(base, path)
     monkeypatch.setattr(trainable, "find_weights", lambda spec: path)
     recipe = replace(
-        RECIPE, name="test-hq-nano", base="sam2-nano", stages=(replace(STAGE, dense_weight=0.0),)
+        RECIPE,
+        name="test-hq-nano",
+        base="sam2-nano",
+        learns=(".fine.",),
+        stages=(replace(STAGE, dense_weight=0.0),),
     )
     trainer = Trainer(recipe, images=[disc_image()], folder=tmp_path / "run")
     before = state_of(trainer)
@@ -318,3 +323,30 @@ def test_a_frozen_base_stays_and_its_fine_parts_learn(
     assert losses[-1] < losses[0]
     for key, tensor in base.items():
         assert torch.equal(trainer.averaged_weights()[key], tensor), key
+
+
+def test_a_memory_learns_on_a_frozen_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From clips, beginning as the image model decodes; the memory that the base has already is left aside."""
+    base = build_sam2(RECIPE.name).state_dict()
+    path = tmp_path / "base.safetensors"
+    save_file(base, path)
+    monkeypatch.setattr(trainable, "find_weights", lambda spec: path)
+    plan = ClipPlan(frames=3, side=64, rendered=(96, 96), still_share=0.0)
+    recipe = replace(
+        RECIPE, name="test-memory", model=RECIPE.name, base="sam2-nano", learns=(".memory.",),
+        stages=(Stage(3, plan, batch=1, rate=1e-3, last_rate=0.0),),
+    )  # fmt: skip
+    trainer = Trainer(recipe, images=[], folder=tmp_path / "run")
+    first = trainer.averaged_weights()
+    assert torch.equal(first["memory.decoder.iou_token.weight"], base["sam_mask_decoder.iou_token.weight"])
+    assert not torch.equal(first["memory.ages"], base["memory.ages"])
+    before = state_of(trainer)
+    (report,) = trainer.run(validate=scored(0.5))
+    assert np.isfinite(report.loss)
+    after = state_of(trainer)
+    moved = {k for k in before if k.startswith("module model.") and not torch.equal(before[k], after[k])}
+    assert moved
+    assert all(".memory." in key for key in moved)
+    for key, tensor in base.items():
+        if not key.startswith("memory."):
+            assert torch.equal(trainer.averaged_weights()[key], tensor), key

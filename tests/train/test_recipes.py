@@ -6,6 +6,8 @@ import pytest
 
 from napari_segany.core.errors import UnknownModelError
 from napari_segany.models.sam2 import SAM2
+from napari_segany.predict.window_follower import APPEARING, SIDE
+from napari_segany.train.dataset import CropPlan
 from napari_segany.train.recipes import RECIPES, recipe_of
 from napari_segany.train.simulate import CELL
 
@@ -19,12 +21,17 @@ def test_a_recipe_is_found_by_its_model() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_can_be_followed(name: str) -> None:
     recipe = recipe_of(name)
-    config = SAM2[recipe.name]
+    config = SAM2[recipe.row]
     assert recipe.steps == sum(stage.steps for stage in recipe.stages) > recipe.warmup
     for stage in recipe.stages:
         assert stage.plan.side % (2 * config.stride) == 0  # the trunk halves once more than its stride
         assert stage.plan.side <= config.image_size
-        assert stage.plan.frames == (config.image_size, config.largest_size)  # as prediction chooses them
+        if isinstance(stage.plan, CropPlan):
+            assert stage.plan.frames == (config.image_size, config.largest_size)  # as prediction chooses them
+        else:
+            assert stage.plan.side == SIDE  # of the windows that objects are followed in
+            low, high = stage.plan.sizes
+            assert low < APPEARING < high
         assert config.stride / 4 == CELL  # prompts are simulated at the logits' own resolution
         assert 0 <= stage.last_rate <= stage.rate
         assert 0 <= stage.scene_share <= 1
@@ -34,10 +41,14 @@ def test_a_recipe_can_be_followed(name: str) -> None:
 def test_a_recipe_on_a_base_fits_it() -> None:
     for recipe in RECIPES.values():
         if recipe.base is not None:
-            ours, base = SAM2[recipe.name], SAM2[recipe.base]
-            assert ours.has_fine
+            ours, base = SAM2[recipe.row], SAM2[recipe.base]
+            assert ours.has_fine == recipe.is_fine
+            assert ours.memory is not None or not recipe.follows
             assert ours.trunk == base.trunk
-            assert all(stage.dense_weight == 0 for stage in recipe.stages)  # it would train the trunk
+            assert recipe.learns
+            assert recipe.follows or all(
+                stage.dense_weight == 0 for stage in recipe.stages
+            )  # it trains the trunk
 
 
 @pytest.mark.parametrize("steps", [1, 2, 48, 480, 9600])

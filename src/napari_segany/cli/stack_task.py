@@ -124,7 +124,8 @@ def _check_readable(stack: FrameStack, said: Sequence[StackPrompt]) -> None:
 
 def _predictor(task: StackTask) -> VideoPredictorLike:
     from napari_segany.predict.loading import load_model
-    from napari_segany.predict.video import FollowOptions, VideoPredictor
+    from napari_segany.predict.video import VideoPredictor
+    from napari_segany.predict.video_state import FollowOptions
 
     model = load_model(task.model, device=task.device, precision=task.precision, engine=task.engine)
     return VideoPredictor(model, options=FollowOptions(memory=task.memory))

@@ -52,7 +52,7 @@ class Answer:
     score
         Predicted IoU, 0 to 1; negative where the object is judged absent.
     origin
-        The prompted frame that it was followed from; None where it was fed back after a restart.
+        The prompted frame that it was followed from, or might have been; None if fed back before any prompt.
     is_told
         Whether `propagate` has yielded it, or need not.
     """
@@ -82,7 +82,7 @@ class Memory:
 
 @dataclass(eq=False)
 class Followed:
-    """One object of a stack; `corrected` holds the masks that were found on prompted frames before they had a prompt."""
+    """One object of a stack; `corrected` holds what was found on prompted frames before they had a prompt."""
 
     prompts: dict[int, Prompt] = field(default_factory=dict)
     answers: dict[int, Answer] = field(default_factory=dict)

@@ -10,19 +10,17 @@ Paper: Ravi et al. 2024, section 4. What is worked out anew, and when to stop:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from napari_segany.core.errors import ImageError, PromptError
-from napari_segany.core.intensity import Window, sample_window
+from napari_segany.core.intensity import Window
 from napari_segany.core.masks import mask_iou
 from napari_segany.core.types import (
-    AnyArray,
     BoolMask,
     FrameMasks,
     FrameSource,
@@ -38,110 +36,11 @@ from .follower import Ask, Follower, Found, resolved
 from .frame_follower import FrameFollower
 from .loading import Model
 from .recall import RecallRules, recall
+from .video_state import ArrayFrames, FollowOptions, VideoState, sampled_window
 from .window_follower import WindowFollower
 
 _AGREEING = 3  # frames in a row that come out as they were before
 _SAME = 0.97  # IoU from which a frame came out as it was
-_SAMPLED = 16  # frames that the intensity window is sampled from
-
-
-@dataclass(frozen=True, slots=True)
-class FollowOptions:
-    """How objects are followed.
-
-    Attributes
-    ----------
-    memory
-        How many passed frames are remembered, at most what the model knows; None for that.
-    prompted
-        The most prompted frames that a frame is reminded of, the nearest ones.
-    patience
-        After how many absent frames in a row an object is not sought any further; None for never.
-    cache_bytes
-        Memory for what frames look like, beside the one in work.
-    """
-
-    memory: int | None = None
-    prompted: int = 4
-    patience: int | None = 16
-    cache_bytes: int = 1 << 28
-
-    def __post_init__(self) -> None:
-        if self.memory is not None and self.memory < 1:
-            raise PromptError(f"memory is {self.memory}; at least one passed frame must be remembered")
-        if self.prompted < 2:
-            raise PromptError(f"prompted is {self.prompted}; at least 2 prompted frames are needed")
-        if self.patience is not None and self.patience < 1:
-            raise PromptError(f"patience is {self.patience}; it must be at least 1, or None")
-
-
-@dataclass(eq=False)
-class VideoState:
-    """A stack that is open in a predictor; for one thread at a time.
-
-    Attributes
-    ----------
-    steps
-        How many object-frames were worked out without a prompt, ever: what a correction costs.
-    """
-
-    frames: FrameSource
-    window: Window
-    frame_shape: tuple[int, int]
-    options: FollowOptions
-    follower: Follower
-    objects: dict[int, Followed] = field(default_factory=dict)
-    looks: OrderedDict[int, object] = field(default_factory=OrderedDict)
-    steps: int = 0
-
-    @property
-    def n_frames(self) -> int:
-        """How many frames there are."""
-        return len(self.frames)
-
-    @property
-    def object_ids(self) -> tuple[int, ...]:
-        """Objects with a prompt, in the order they came."""
-        return tuple(number for number, one in self.objects.items() if one.prompts)
-
-    def prompted(self, object_id: int) -> tuple[int, ...]:
-        """Return the frames on which an object has a prompt, in order."""
-        return tuple(sorted(self._known(object_id).prompts))
-
-    def stale(self, object_id: int) -> frozenset[int]:
-        """Return the frames that `propagate` would work out for an object: never answered, or outdated."""
-        one = self._known(object_id)
-        return frozenset(t for t in range(self.n_frames) if not one.is_settled(t))
-
-    def score(self, object_id: int, frame: int) -> float | None:
-        """Return the score of an object on a frame; None where it was not answered."""
-        answer = self._known(object_id).answers.get(frame)
-        return None if answer is None else answer.score
-
-    def look(self, frame: int) -> object:
-        """Return what a frame looks like to the model; the last few are kept."""
-        if frame in self.looks:
-            self.looks.move_to_end(frame)
-            return self.looks[frame]
-        image = np.asarray(self.frames[frame])
-        if image.shape[:2] != self.frame_shape:
-            raise ImageError(f"frame {frame} has shape {image.shape}; the first one has {self.frame_shape}")
-        self.looks[frame] = self.follower.look(image)
-        while len(self.looks) > 1 and self._looks_nbytes() > self.options.cache_bytes:
-            self.looks.popitem(last=False)
-        return self.looks[frame]
-
-    def _looks_nbytes(self) -> int:
-        """Return the memory that kept looks hold."""
-        return sum(self.follower.nbytes(look) for look in self.looks.values())
-
-    def _known(self, object_id: int) -> Followed:
-        """Return an object; PromptError if there is none of that number."""
-        try:
-            return self.objects[object_id]
-        except KeyError:
-            known = ", ".join(map(str, self.objects)) or "none yet"
-            raise PromptError(f"there is no object {object_id} in this stack; there are {known}") from None
 
 
 class VideoPredictor:
@@ -173,7 +72,8 @@ class VideoPredictor:
         Parameters
         ----------
         frames
-            Anything with a length and frames (H, W) or (H, W, C) of any real dtype, read lazily.
+            Anything with a length or a shape, and frames (H, W) or (H, W, C) of any real dtype, read lazily: NumPy,
+            dask and zarr arrays, lists.
         window
             Raw values that become black and white on every frame; sampled from frames over the stack where None.
         memory
@@ -184,11 +84,13 @@ class VideoPredictor:
         ImageError
             If there is no frame, or frames are no images.
         """
+        if not hasattr(frames, "__len__"):
+            frames = ArrayFrames(frames)
         if len(frames) == 0:
             raise ImageError("the stack has no frame")
         if window is None:
             window = getattr(frames, "window", None)
-            window = window() if callable(window) else window or _sampled_window(frames)
+            window = window() if callable(window) else window or sampled_window(frames)
         options = self.options if memory is None else replace(self.options, memory=memory)
         shape = np.asarray(frames[0]).shape[:2]
         if len(shape) != 2 or 0 in shape:
@@ -257,7 +159,7 @@ class VideoPredictor:
             If there is no such object or prompt.
         """
         own = _own(state)
-        one = own._known(object_id)
+        one = own.known(object_id)
         if frame is None:
             del own.objects[object_id]
             return
@@ -283,9 +185,9 @@ class VideoPredictor:
         if mask.shape != own.frame_shape:
             raise PromptError(f"the mask has shape {mask.shape}, frames have {own.frame_shape}")
         one = own.objects.setdefault(object_id, Followed())
-        origin = frame if frame in one.prompts else None
-        one.answers[frame] = Answer(PackedMask.of(mask), score, origin)
+        one.answers[frame] = Answer(PackedMask.of(mask), score, one.nearest(frame))
         one.outdated.discard(frame)
+        one.memories.pop(frame, None)
 
     def _frame(
         self, state: VideoState, due: list[int], frame: int, *, step: int, agreeing: dict[int, int]
@@ -445,14 +347,3 @@ def _check_range(state: VideoState, frames: range) -> None:
         raise PromptError(f"{frames} leaves out frames; objects are followed from each frame to the next")
     if len(frames) and not (min(frames) >= 0 and max(frames) < state.n_frames):
         raise PromptError(f"{frames} leaves the stack, whose frames are 0 to {state.n_frames - 1}")
-
-
-def _sampled_window(frames: FrameSource) -> Window:
-    """Return the intensity window of a stack, from frames spread over it."""
-    picked = np.unique(np.linspace(0, len(frames) - 1, num=min(len(frames), _SAMPLED)).astype(int))
-    sampled: list[AnyArray] = [np.asarray(frames[int(t)]) for t in picked]
-    for t, image in zip(picked, sampled, strict=True):
-        if image.shape != sampled[0].shape:
-            raise ImageError(f"frame {t} has shape {image.shape}; the first one has {sampled[0].shape}")
-    step = max(1, int(np.sqrt(sampled[0].size * len(sampled) / (1 << 20))))
-    return sample_window(np.stack([image[::step, ::step] for image in sampled]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from napari_segany.models.weights import read_metadata, read_weights, sha256_of
 
@@ -27,7 +28,8 @@ SAM2_NANO = CardText(
     summary=(
         "The bundled default of napari-segany: SAM 2's prompt encoder and mask decoder (width 128, embedding at stride "
         "8, masks at stride 2) over a convolution and transformer trunk for laptop CPUs; clicks and boxes are also "
-        "drawn into the dense prompt. It segments single images; it has no video memory yet."
+        "drawn into the dense prompt. It follows objects through stacks and movies in windows that go with them, with "
+        "a memory that was trained on top of the frozen image model."
     ),
     data=(
         "Procedural scenes of nine kinds (`segany scenes`), rendered while training, and the training part (four "
@@ -99,22 +101,43 @@ def _facts(weights: Path, text: CardText) -> list[str]:
     """Return licence, size, hash, data and recipe as list items."""
     header = read_metadata(weights)
     values = sum(tensor.numel() for tensor in read_weights(weights).values())
-    recipe = json.loads(header["recipe"])
-    stages = "; ".join(
-        f"{s['steps']} steps on crops of {s['plan']['side']} pixels, "
-        f"batch {s['batch']} x {s['plan']['objects']} objects, learning rate {s['rate']:g} to {s['last_rate']:g}"
-        for s in recipe["stages"]
-    )
-    hours = int(header["seconds"]) / 3600
-    return [
+    facts = [
         f"- **Licence**: {header['licence']}",
         f"- **Size**: {values / 1e6:.2f} M values in {weights.stat().st_size / 1e6:.1f} MB (int8 rows, float16 scales)",
         f"- **SHA-256**: `{sha256_of(weights)}`",
         f"- **Data**: {text.data}",
-        f"- **Recipe**: `segany train --recipe {recipe['name']}`: {stages}; seed {recipe['seed']}; AdamW",
-        f"- **Chosen**: averaged weights of step {header['step']}, the best by validation, after {hours:.1f} hours on "
-        f"{text.hardware}",
+        *_training(header, text),
     ]
+    if "memory_recipe" in header:
+        own = {k.removeprefix("memory_"): v for k, v in header.items() if k.startswith("memory_")}
+        facts += [
+            "- **Following**, learnt on top of the frozen image model:",
+            *_training(own, text, indent="  "),
+        ]
+    return facts
+
+
+def _training(header: dict[str, str], text: CardText, *, indent: str = "") -> list[str]:
+    """Return the recipe and what was chosen as list items."""
+    recipe = json.loads(header["recipe"])
+    stages = "; ".join(
+        f"{s['steps']} steps on {_cut(s['plan'])}, batch {s['batch']} x {s['plan']['objects']} objects, "
+        f"learning rate {s['rate']:g} to {s['last_rate']:g}"
+        for s in recipe["stages"]
+    )
+    hours = int(header["seconds"]) / 3600
+    return [
+        f"{indent}- **Recipe**: `segany train --recipe {recipe['name']}`: {stages}; seed {recipe['seed']}; AdamW",
+        f"{indent}- **Chosen**: averaged weights of step {header['step']}, the best by validation, after {hours:.1f} "
+        f"hours on {text.hardware}",
+    ]
+
+
+def _cut(plan: dict[str, Any]) -> str:
+    """Return in words what a training plan cuts: windows of clips, or crops of images."""
+    if isinstance(plan["frames"], int):
+        return f"clips of {plan['frames']} windows of {plan['side']} pixels"
+    return f"crops of {plan['side']} pixels"
 
 
 def _table(result: dict[str, object]) -> list[str]:

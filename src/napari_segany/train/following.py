@@ -27,6 +27,7 @@ from .simulate import CELL
 
 PRESENCE_WEIGHT = 1.0
 IOU_WEIGHT = 0.5
+ABSENT_WEIGHT = 4.0
 FOCAL_WEIGHT = 5.0
 _SOFT = 8.0  # logits beyond this count little more: a lost object is no reason to doubt everything
 _LOST, _LOST_SHARE = (
@@ -135,7 +136,7 @@ def follow_quality(
 
 
 def followed_loss(output: MaskOutput, truth: Tensor, *, share: Tensor) -> Tensor:
-    """Return the loss of one followed frame: masks and their scores where the object is, presence everywhere.
+    """Return the loss of one followed frame: masks (empty ones where the object is not), their scores, presence.
 
     Parameters
     ----------
@@ -148,14 +149,17 @@ def followed_loss(output: MaskOutput, truth: Tensor, *, share: Tensor) -> Tensor
     assert output.object_scores is not None
     is_there = (truth > 0.5).flatten(1).any(1).float()
     logits = _SOFT * torch.tanh(output.logits.float() / _SOFT)
-    masks = FOCAL_WEIGHT * focal_loss(logits, truth) + DICE_WEIGHT * dice_loss(logits, truth)  # (N, 1)
-    scores = (output.ious.float() - true_iou(logits, truth)).abs()
+    overlap = DICE_WEIGHT * dice_loss(logits, truth) * is_there[:, None]
+    masks = (
+        FOCAL_WEIGHT * focal_loss(logits, truth) + overlap
+    )  # (N, 1); of absent objects, nothing is to be found
+    scores = (output.ious.float() - true_iou(logits, truth)).abs() * is_there[:, None]
     presence = F.binary_cross_entropy_with_logits(
         output.object_scores[:, 0].float(), is_there, reduction="none"
     )
-    weight = is_there * share
-    each = ((masks + IOU_WEIGHT * scores)[:, 0] * weight).sum() / weight.sum().clamp(min=1)
-    return each + PRESENCE_WEIGHT * (presence * share).sum() / share.sum().clamp(min=1)
+    rarity = torch.where(is_there > 0, 1.0, ABSENT_WEIGHT)  # most objects are there in most frames
+    each = (masks + IOU_WEIGHT * scores)[:, 0] + PRESENCE_WEIGHT * rarity * presence
+    return (each * share).sum() / share.sum().clamp(min=1)
 
 
 def _drawn(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch import Tensor
 from napari_segany.core.errors import DataError
 from napari_segany.core.types import ModelCard
 from napari_segany.models.close_tracking import CloseTracking
+from napari_segany.models.registry import spec_of
 from napari_segany.models.sam2 import Sam2
-from napari_segany.models.weights import write_packed
+from napari_segany.models.weights import find_weights, read_metadata, write_packed
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
@@ -144,15 +146,18 @@ def export_weights(folder: Path, path: Path, *, recipe: Recipe) -> None:
     last = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     metrics = [row for row in last if row["metrics"]]
     chosen = max(metrics, key=lambda row: row["metrics"]["score"])
-    write_packed(
-        path,
-        weights,
-        metadata={
-            "model": recipe.row,
-            "licence": "BSD-3-Clause",
-            "recipe": json.dumps(asdict(recipe)),
-            "step": str(chosen["step"]),
-            "seconds": str(round(chosen["seconds"])),
-            "validation": json.dumps(chosen["metrics"]),
-        },
-    )
+    write_packed(path, weights, metadata=_header(recipe, chosen))
+
+
+def _header(recipe: Recipe, chosen: dict[str, Any]) -> dict[str, str]:
+    """Return what a reader needs to know, for the file's header; of what only learnt to follow, beside its base's."""
+    own = {
+        "recipe": json.dumps(asdict(recipe)),
+        "step": str(chosen["step"]),
+        "seconds": str(round(chosen["seconds"])),
+        "validation": json.dumps(chosen["metrics"]),
+    }
+    if recipe.follows and recipe.base is not None:
+        base = read_metadata(find_weights(spec_of(recipe.base)))
+        return {k: v for k, v in base.items() if k != "format"} | {f"memory_{k}": v for k, v in own.items()}
+    return {"model": recipe.row, "licence": "BSD-3-Clause", **own}

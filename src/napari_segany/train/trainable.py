@@ -79,9 +79,16 @@ class LowPrecision:
 
 
 def take_over(module: Trainable, base: str, *, learns: tuple[str, ...]) -> None:
-    """Give a model the weights of its base, and freeze all but the parameters with one of `learns` in their names."""
+    """Give a model the weights of its base, and freeze all but the parameters with one of `learns` in their names.
+
+    What learns begins anew, even where the base has it.
+    """
     own = module.model.state_dict()
-    weights = read_weights(find_weights(spec_of(base)))
+    weights = {
+        name: value
+        for name, value in read_weights(find_weights(spec_of(base))).items()
+        if not any(part in f"model.{name}" for part in learns)
+    }
     first = {  # following begins as the image model answers, if the base does not follow
         new + name.removeprefix(old): value
         for old, new in (("sam_mask_decoder.", "memory.decoder."), ("sam_prompt_encoder.", "memory.prompts."))
