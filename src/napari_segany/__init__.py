@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .predict.automatic import AutomaticSegmenter
     from .predict.image import ImagePredictor
     from .predict.loading import load_model
+    from .predict.video import VideoPredictor
     from .session.image import ImageSession
     from .session.volume import VolumeSession
 
@@ -32,6 +33,7 @@ __all__ = [
     "Prompt",
     "ScoredMask",
     "SegAnyError",
+    "VideoPredictor",
     "VolumeSession",
     "__version__",
     "list_models",
@@ -53,6 +55,7 @@ _HOMES = {
     "Prompt": "core.types",
     "ScoredMask": "core.types",
     "SegAnyError": "core.errors",
+    "VideoPredictor": "predict.video",
     "VolumeSession": "session.volume",
     "list_models": "models.registry",
     "load_model": "predict.loading",

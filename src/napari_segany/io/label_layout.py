@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -284,3 +285,14 @@ def explain(error: OSError, what: str) -> StoreError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(f"{what}: no permission to write ({error}); choose a folder that you may write to")
     return StoreError(f"{what}: {error}")
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Raise errors of the file system as `explain` does; those that are explained already pass."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise explain(error, what) from error

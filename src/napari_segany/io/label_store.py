@@ -25,6 +25,7 @@ from .label_layout import (
     add_level,
     check_free,
     explain,
+    explained,
     find_group,
     is_image,
     label_image,
@@ -236,7 +237,7 @@ class LabelStore:
             self._check_writable()
             before, after = patch.before, patch.after
             keys = list(self._shard_keys(patch))
-            try:
+            with explained(self._line("commit")):
                 self._drop_pyramid()
                 for key in keys:
                     self._look(key, self._signature(key))
@@ -244,41 +245,22 @@ class LabelStore:
                 self._highest = max(self._highest, int(after.max()))
                 commit = self._describe(patch, np.unique(after[after != before]), keys=keys, note=note)
                 self._append(commit, patch=patch, before=before)
-            except OSError as error:
-                if isinstance(error, StoreError):
-                    raise
-                what = f"commit {self._count + 1} to {self.path} failed; the {self._count} before it are kept"
-                raise explain(error, what) from error
             self._count += 1
             self._seen |= {key: (stamp, size) for key, stamp, size in commit.shards}
 
     def remark(self, note: Mapping[str, object], *, index: tuple[int, ...] = ()) -> None:
-        """Note something in the ledger without touching a pixel; it survives a power cut when this returns.
-
-        Parameters
-        ----------
-        note
-            JSON, as for `write`.
-        index
-            Which plane it is about; () for the work as a whole.
-        """
+        """Note something about a plane, or with () about all work, durably and without touching a pixel."""
         with self._mutex:
             self._check_writable()
-            number = self._count + 1
-            nowhere = (0, 0, 0, 0)
-            try:
+            with explained(self._line("remark")):
                 self._ledger.append(
-                    Commit(
-                        number, now(), index, nowhere, (), highest=self._highest, shards=(), note=dict(note)
-                    )
+                    Commit.remark(self._count + 1, now(), index, highest=self._highest, note=note)
                 )
-            except OSError as error:
-                if isinstance(error, StoreError):
-                    raise
-                kept = f"the {self._count} lines before it are kept"
-                what = f"remark {number} in the ledger of {self.path} failed; {kept}"
-                raise explain(error, what) from error
-            self._count = number
+            self._count += 1
+
+    def _line(self, what: str) -> str:
+        """Return what failed, should the next line of the ledger fail."""
+        return f"{what} {self._count + 1} to {self.path} failed; the {self._count} before it are kept"
 
     def _check_writable(self) -> None:
         """Raise StoreError unless commits can be taken."""

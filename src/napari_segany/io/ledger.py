@@ -63,6 +63,13 @@ class Commit:
             raise StoreError(f"the note of a commit must be JSON: {error}") from error
 
     @classmethod
+    def remark(
+        cls, number: int, time: str, index: tuple[int, ...], *, highest: int, note: Mapping[str, Any]
+    ) -> Commit:
+        """Return a line that changes no label."""
+        return cls(number, time, index, (0, 0, 0, 0), (), highest, (), dict(note))
+
+    @classmethod
     def parse(cls, line: bytes) -> Commit:
         """Return the commit of a line; ValueError, KeyError or TypeError if it is not one."""
         content = json.loads(line)
