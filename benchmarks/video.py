@@ -162,7 +162,7 @@ def ours(weights: Path, *, precision: str, images: Images, truth: Truth) -> Cont
         for t in range(GIVEN):
             look = follower.look(images[t])
             for one, masks in zip(kept, truth, strict=True):
-                one[t] = follower.adopt(look, masks[t], score=1.0).memory
+                one[t] = follower.adopt(look, masks[t])
 
     @torch.inference_mode()
     def follow(frame: int) -> NDArray[np.bool_]:
@@ -171,14 +171,16 @@ def ours(weights: Path, *, precision: str, images: Images, truth: Truth) -> Cont
             Ask(
                 ((0, one[0]), *((frame - t, one[t]) for t in near if t > 0)),
                 ((frame, one[0]), *((frame - t, one[t]) for t in reversed(range(1, frame)))),
-                one[frame - 1],
+                masks[GIVEN - 1],
+                None,
             )
-            for one in kept
+            for one, masks in zip(kept, truth, strict=True)
         ]
         found = follower.follow(follower.look(images[frame]), asks)
-        for one, answer in zip(kept, found, strict=True):
-            one[frame] = answer.memory
-        return np.concatenate([resolved([answer.drawn], (SIDE, SIDE)) for answer in found])
+        masks = np.concatenate([resolved([answer.drawn], (SIDE, SIDE)) for answer in found])
+        for one, memory in zip(kept, follower.remember(found, masks), strict=True):
+            one[frame] = memory
+        return masks
 
     return Contestant(DEFAULT if precision == "auto" else EXACT, follow)
 

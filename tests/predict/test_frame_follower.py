@@ -16,6 +16,7 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.types import BoolMask, ModelCard
 from napari_segany.models.sam2 import SAM2, Sam2
 from napari_segany.predict import frame_follower
+from napari_segany.predict.followed import Memory
 from napari_segany.predict.follower import Ask, Found
 from napari_segany.predict.frame_follower import FrameFollower, SpatialMemory
 from napari_segany.predict.loading import Model, _prepare
@@ -67,8 +68,8 @@ def asked(follower: FrameFollower, masks: list[BoolMask]) -> tuple[object, list[
     looks = [follower.look(frame) for frame in frames()]
     asks = []
     for mask in masks:
-        first, second = (follower.adopt(look, mask, score=1.0).memory for look in looks[:2])
-        asks.append(Ask(((0, first), (1, second)), ((2, first), (1, second)), second))
+        first, second = (follower.adopt(look, mask) for look in looks[:2])
+        asks.append(Ask(((0, first), (1, second)), ((2, first), (1, second)), mask, None))
     return looks[2], asks
 
 
@@ -77,12 +78,16 @@ def followed(follower: FrameFollower, masks: list[BoolMask]) -> list[Found]:
     return follower.follow(*asked(follower, masks))
 
 
+def memory_of(found: Found) -> Memory:
+    return cast(Memory, found.seen)
+
+
 def assert_same(ours: Found, theirs: Found) -> None:
     assert ours.drawn.region == theirs.drawn.region
     np.testing.assert_allclose(ours.drawn.logits, theirs.drawn.logits, atol=1e-3)
     assert ours.drawn.score == pytest.approx(theirs.drawn.score, abs=1e-4)
-    torch.testing.assert_close(ours.memory.pointer, theirs.memory.pointer, atol=1e-4, rtol=0)
-    spatial = [cast(SpatialMemory, one.memory.spatial) for one in (ours, theirs)]
+    torch.testing.assert_close(memory_of(ours).pointer, memory_of(theirs).pointer, atol=1e-4, rtol=0)
+    spatial = [cast(SpatialMemory, memory_of(one).spatial) for one in (ours, theirs)]
     torch.testing.assert_close(spatial[0].cells, spatial[1].cells, atol=0.05, rtol=0.01)  # kept in bfloat16
 
 
@@ -95,7 +100,9 @@ def test_objects_at_once_come_out_as_each_alone(condenses: bool, monkeypatch: py
         together = follower.follow(look, asks)
         for one, ask in zip(together, asks, strict=True):
             assert_same(one, follower.follow(look, [ask])[0])
-    assert not torch.allclose(together[0].memory.pointer, together[2].memory.pointer, atol=3e-4, rtol=0)
+    assert not torch.allclose(
+        memory_of(together[0]).pointer, memory_of(together[2]).pointer, atol=3e-4, rtol=0
+    )
 
 
 def embedding_of(follower: FrameFollower, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
@@ -145,7 +152,7 @@ def test_memories_that_are_tokens_stay_as_they_are() -> None:
     model = model_of(seeded_network("edgetam"))
     follower = FrameFollower(model, window=Window(0.0, 255.0), condenses=True)
     found = followed(follower, squares())
-    assert all(cast(SpatialMemory, one.memory.spatial).near is None for one in found)
+    assert all(cast(SpatialMemory, memory_of(one).spatial).near is None for one in found)
 
 
 def test_products_of_the_memory_run_in_the_encoder_s_format() -> None:

@@ -120,30 +120,28 @@ def test_runs_are_the_same_and_may_be_stopped(predictor: VideoPredictor, movie: 
 
 
 def test_objects_do_not_see_each_other(predictor: VideoPredictor, movie: np.ndarray) -> None:
-    """What is found of an object is what is found of it alone; only then are overlaps resolved."""
-    alone = scores_of_first(predictor, movie, others=())
-    together = scores_of_first(predictor, movie, others=(60, 80))
-    assert len(alone) == 4
-    assert together == pytest.approx(alone, abs=2e-3)
-
-
-def scores_of_first(predictor: VideoPredictor, movie: np.ndarray, *, others: tuple[int, ...]) -> list[float]:
-    """Scores of object 1 as they are found, beside objects clicked on in other rows."""
-    state, scores = opened(predictor, movie), []
-    for number, row in enumerate(others, start=2):
+    """What is found of an object in a batch is what is found of it alone; only then are overlaps resolved."""
+    state = opened(predictor, movie)
+    for number, row in ((2, 60), (3, 80)):
         predictor.prompt(state, click(row, 30), frame=0, object_id=number)
-    follow = state.follower.follow
+    follow, compared = state.follower.follow, 0
 
     def noted(look: object, asks: Sequence[Ask]) -> list[Found]:
+        nonlocal compared
         found = follow(look, asks)
-        scores.append(found[0].drawn.score)
+        for ask, one in zip(asks, found, strict=True):
+            (alone,) = follow(look, [ask])
+            assert alone.drawn.score == pytest.approx(one.drawn.score, abs=1e-4)
+            assert alone.drawn.region == one.drawn.region
+            np.testing.assert_allclose(alone.drawn.logits, one.drawn.logits, atol=2e-2)
+            compared += 1
         return found
 
     state.follower.follow = noted  # type: ignore[method-assign]
     for one in predictor.propagate(state, range(5)):
-        assert one.object_ids.tolist() == list(range(1, 2 + len(others)))
+        assert one.object_ids.tolist() == [1, 2, 3]
         assert (one.masks.sum(axis=0) <= 1).all()  # a pixel belongs to one
-    return scores
+    assert compared == 12
 
 
 def test_arrays_without_a_length_will_do(movie: np.ndarray) -> None:
@@ -226,6 +224,21 @@ def test_further_clicks_correct_the_same_answer(movie: np.ndarray) -> None:
     assert asked == [followed, followed]
     predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=0, object_id=1)
     assert asked[-1] is None  # a first prompt corrects nothing
+
+
+def test_memories_in_windows_are_made_of_masks_alone(movie: np.ndarray) -> None:
+    """So work that goes on after a restart ends as if it had never stopped."""
+    predictor = predictor_of("sam2-nano")
+    state = opened(predictor, movie)
+    whole = run(predictor, state, range(N_FRAMES))
+    again = opened(predictor, movie)
+    for t in range(8):
+        mask, score = whole[t].masks[0], float(whole[t].scores[0])
+        predictor.recall(again, frame=t, object_id=1, mask=mask, score=score)
+    rest = run(predictor, again, range(N_FRAMES))
+    assert list(rest)[-6:] == list(range(8, N_FRAMES))
+    for t in range(8, N_FRAMES):
+        assert np.array_equal(rest[t].masks, whole[t].masks)
 
 
 def test_forgotten_prompts_and_objects(predictor: VideoPredictor, movie: np.ndarray) -> None:

@@ -64,6 +64,14 @@ class CloseKept:
         return CloseKept(self.tokens[index], self.pointers[index], self.places.rows(index))
 
 
+def joined(seen: list[Seen]) -> Seen:
+    """Return windows of one size as one batch."""
+    embedding = torch.cat([one.features.embedding for one in seen])
+    fine = tuple(torch.cat(maps) for maps in zip(*(one.features.fine for one in seen), strict=True))
+    corner = torch.cat([one.places.corner for one in seen])
+    return Seen(ImageFeatures(embedding, fine), Places(corner, torch.cat([one.places.scale for one in seen])))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CloseTracking:
     """Following in windows, over one network."""
@@ -85,6 +93,13 @@ class CloseTracking:
         is_present = (logits > 0).flatten(1).any(dim=1, keepdim=True)
         answer = self._judged(output, scores=torch.where(is_present, SURE, -SURE))
         return replace(answer, logits=torch.where(is_present[..., None, None], logits.float(), ABSENT))
+
+    def bare(self, logits: Tensor) -> TrackedFrame:
+        """Return (B, 1, 4h, 4w) logits as answers that nobody asked the decoder about: their pointers say nothing."""
+        is_present = (logits > 0).flatten(1).any(dim=1, keepdim=True)  # (B, 1)
+        shown = torch.where(is_present[..., None, None], logits.float(), ABSENT)
+        scores = torch.where(is_present, SURE, -SURE)
+        return TrackedFrame(shown, scores, scores, self.memory.no_pointer.expand(len(logits), -1))
 
     def followed(self, seen: Seen, told: CloseRecollection, *, earlier: Tensor) -> TrackedFrame:
         """Answer without a prompt, on what is recalled and on (B, 1, 4h, 4w) earlier logits, zeros for none."""

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from napari_segany.core.masks import PlaneBox, box_of, slices_of
-from napari_segany.core.types import BoolMask, Prompt
+from napari_segany.core.types import BoolMask, Box, Prompt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,6 +141,15 @@ class Followed:
     def chain(self, frame: int, *, origin: int, step: int) -> Iterable[int]:
         """Return the frames passed on the way from a prompt to a frame, the last one first, without the prompted."""
         return (t for t in range(frame - step, origin, -step) if t not in self.prompts)
+
+    def extent(self, frame: int, *, origin: int, step: int) -> Box | None:
+        """Return where the object was seen last, from `frame` back to its prompt; None if nowhere."""
+        for t in range(frame, origin - step, -step):
+            answer = self.answers.get(t)
+            if answer is not None and answer.mask.box is not None:
+                rows, cols = answer.mask.box
+                return Box(rows.start, cols.start, rows.stop, cols.stop)
+        return None
 
     def trim(self, frame: int, *, spatial: int, pointers: int, prompted: int) -> None:
         """Let go of memories that no frame near `frame` is reminded of; they can be made again from the answers."""

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_segany.core.masks import PlaneBox
-from napari_segany.core.types import AnyArray, BoolMask, FloatArray, Prompt
+from napari_segany.core.types import AnyArray, BoolMask, Box, FloatArray, Prompt
 
 from .followed import Memory
+from .prompts import DRAWN_LOGIT
 
 ABSENT_SCORE = -0.5
 """The score of an object that is judged absent, where nothing tells how surely."""
@@ -32,10 +33,10 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """One object on one frame: where it is, and what will be remembered of it."""
+    """One object on one frame: where it is, and what the follower needs to remember it."""
 
     drawn: Drawn
-    memory: Memory
+    seen: object
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,13 +49,16 @@ class Ask:
         With their ages: 0 for a prompted frame, else the place in the queue, 1 the newest.
     pointers
         With how many frames they lie back.
-    last
-        Of the frame just passed.
+    mask : (H, W)
+        What was found on the frame just passed; empty where the object was absent.
+    extent
+        Where it was seen last; None if it never was.
     """
 
     memories: tuple[tuple[int, Memory], ...]
     pointers: tuple[tuple[int, Memory], ...]
-    last: Memory
+    mask: BoolMask
+    extent: Box | None
 
 
 class Follower(Protocol):
@@ -66,7 +70,7 @@ class Follower(Protocol):
 
     @property
     def pointers(self) -> int:
-        """From how many frames pointers are taken."""
+        """From how many passed frames pointers are taken, beside prompted ones."""
 
     def look(self, image: AnyArray) -> object:
         """Return what all objects of one frame need of it."""
@@ -77,11 +81,14 @@ class Follower(Protocol):
     def prompt(self, look: object, prompt: Prompt, *, earlier: BoolMask | None) -> Found:
         """Answer a prompt; `earlier` is the mask that it corrects."""
 
-    def adopt(self, look: object, mask: BoolMask, *, score: float) -> Found:
-        """Take an (H, W) mask as the answer."""
+    def adopt(self, look: object, mask: BoolMask, *, extent: Box | None = None) -> Memory:
+        """Remember an (H, W) mask as if it had been found: by a prompt, or from where it was seen in `extent`."""
 
     def follow(self, look: object, asks: Sequence[Ask]) -> list[Found]:
         """Answer for objects without a prompt."""
+
+    def remember(self, found: Sequence[Found], masks: NDArray[np.bool_]) -> list[Memory]:
+        """Return what is remembered of what `prompt` or `follow` found, given the (K, H, W) masks left of it."""
 
 
 def at_pixels(
@@ -110,6 +117,13 @@ def at_pixels(
     )
     values: FloatArray = sampled[0, 0].numpy()
     return values
+
+
+def whole(mask: BoolMask, *, score: float) -> Drawn:
+    """Return a mask that is given as an answer."""
+    region = (slice(0, mask.shape[0]), slice(0, mask.shape[1]))
+    logits = np.where(mask, np.float32(DRAWN_LOGIT), np.float32(-DRAWN_LOGIT))
+    return Drawn(region, logits, score if mask.any() else min(score, ABSENT_SCORE))
 
 
 def resolved(drawn: Sequence[Drawn], shape: tuple[int, int]) -> NDArray[np.bool_]:

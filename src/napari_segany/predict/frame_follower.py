@@ -13,13 +13,14 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_segany.core.errors import CapabilityError
 from napari_segany.core.geometry import ResizeMap, stretch
 from napari_segany.core.intensity import Window
 from napari_segany.core.masks import PlaneBox
-from napari_segany.core.types import AnyArray, BoolMask, Prompt
+from napari_segany.core.types import AnyArray, BoolMask, Box, Prompt
 from napari_segany.models.condensing import near_blocks
 from napari_segany.models.memory import MemoryConfig
 from napari_segany.models.promptable import ImageFeatures
@@ -28,10 +29,10 @@ from napari_segany.models.tracking import FrameMemory, Recollection, TrackedFram
 
 from .features import Features
 from .followed import Memory
-from .follower import Ask, Drawn, Found, at_pixels, score_of
+from .follower import Ask, Drawn, Found, at_pixels, score_of, whole
 from .loading import Model
 from .preprocess import check_image, to_frame, to_rgb
-from .prompts import DRAWN_LOGIT, Encoded, encode_prompt
+from .prompts import Encoded, encode_prompt
 
 _BATCH = 4
 _EARLIER_LOGIT = 6.0
@@ -115,17 +116,18 @@ class FrameFollower:
             and prompt.points is None
             and prompt.box is None
         ):
-            return self.adopt(look, prompt.mask.astype(bool), score=1.0)
+            mask = prompt.mask.astype(bool)
+            return Found(whole(mask, score=1.0), self.adopt(look, mask))
         encoded = encode_prompt(prompt, self._as_features(own))
-        mask = encoded.mask
-        if mask is None and earlier is not None and prompt.box is None and earlier.any():
-            mask = self._low(earlier, own) * _EARLIER_LOGIT
+        logits = encoded.mask
+        if logits is None and earlier is not None and prompt.box is None and earlier.any():
+            logits = self._low(earlier, own) * _EARLIER_LOGIT
         return self._found(
-            own, self._answered(own, Encoded(encoded.xy, encoded.labels, mask)), is_prompted=True
+            own, self._answered(own, Encoded(encoded.xy, encoded.labels, logits)), is_prompted=True
         )
 
-    def adopt(self, look: object, mask: BoolMask, *, score: float) -> Found:
-        """Take a mask as the answer."""
+    def adopt(self, look: object, mask: BoolMask, *, extent: Box | None = None) -> Memory:
+        """Remember a mask as if it had been found; where it was seen before does not matter."""
         own = cast(EncodedFrame, look)
         side = self._model.config.image_size
         large = F.interpolate(
@@ -137,12 +139,11 @@ class FrameFollower:
         binary = (large >= 0.5).float().to(own.features.embedding.device)
         answer = self._tracking.adopt(own.features, binary)
         memory = self._tracking.remember(own.features, answer, is_prompted=True)
-        region = (slice(0, mask.shape[0]), slice(0, mask.shape[1]))
-        whole = np.where(mask, np.float32(DRAWN_LOGIT), np.float32(-DRAWN_LOGIT))
-        return Found(
-            Drawn(region, whole, score if mask.any() else min(score, -0.5)),
-            self._kept(answer, memory),
-        )
+        return self._kept(answer, memory)
+
+    def remember(self, found: Sequence[Found], masks: NDArray[np.bool_]) -> list[Memory]:
+        """Return what `prompt` and `follow` remembered, of what the decoder said rather than of the masks."""
+        return [cast(Memory, one.seen) for one in found]
 
     def follow(self, look: object, asks: Sequence[Ask]) -> list[Found]:
         """Answer for objects without a prompt, those that are reminded of the same frames at once."""

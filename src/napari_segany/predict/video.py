@@ -32,7 +32,7 @@ from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.sam2 import Sam2
 
 from .followed import Answer, Followed, Memory, PackedMask
-from .follower import Ask, Follower, Found, resolved
+from .follower import Ask, Drawn, Follower, Found, resolved, whole
 from .frame_follower import FrameFollower
 from .loading import Model
 from .recall import RecallRules, recall
@@ -125,8 +125,9 @@ class VideoPredictor:
         own.objects[object_id] = one
         one.prompts[frame] = prompt
         masks = resolved([found.drawn], own.frame_shape)
-        _keep(one, frame, found, masks[0], origin=frame, is_told=False)
-        return _masks(frame, [object_id], masks, [found])
+        (memory,) = own.follower.remember([found], masks)
+        _keep(one, frame, found.drawn.score, masks[0], memory=memory, origin=frame, is_told=False)
+        return _masks(frame, [object_id], masks, [found.drawn])
 
     @torch.inference_mode()
     def propagate(self, state: VideoStateLike, frames: range) -> Iterator[FrameMasks]:
@@ -195,34 +196,32 @@ class VideoPredictor:
         """Work out the objects that are due on a frame."""
         look = state.look(frame)
         found: dict[int, Found] = {}
+        known = [n for n in due if _is_answered(state.objects[n], frame)]
         asked = [n for n in due if frame not in state.objects[n].prompts]
         asks = [self._ask(state, state.objects[n], frame, step=step) for n in asked]
         found.update(zip(asked, state.follower.follow(look, asks) if asks else [], strict=True))
         state.steps += len(asked)
-        for number in set(due) - set(asked):
-            found[number] = self._prompted(state, state.objects[number], frame)
-        masks = resolved([found[n].drawn for n in due], state.frame_shape)
-        for number, mask in zip(due, masks, strict=True):
+        for number in set(due) - set(asked) - set(known):
+            one = state.objects[number]
+            earlier = one.corrected.get(frame)
+            found[number] = state.follower.prompt(
+                look, one.prompts[frame], earlier=None if earlier is None else earlier.unpack()
+            )
+        drawn = [found[n].drawn if n in found else _as_answered(state.objects[n], frame) for n in due]
+        masks = resolved(drawn, state.frame_shape)
+        new = [index for index, n in enumerate(due) if n in found]
+        memories = state.follower.remember([found[due[i]] for i in new], masks[new]) if new else []
+        remembered = {due[i]: memory for i, memory in zip(new, memories, strict=True)}
+        for number, mask, one_drawn in zip(due, masks, drawn, strict=True):
             one = state.objects[number]
             origin = frame if frame in one.prompts else one.source(frame, step=step)
             was = one.answers.get(frame)
-            _keep(one, frame, found[number], mask, origin=origin)
+            _keep(one, frame, one_drawn.score, mask, memory=remembered.get(number), origin=origin)
             _settle_if_same(
                 one, frame, was, mask, step=step, agreeing=agreeing, number=number, end=state.n_frames
             )
             one.trim(frame, spatial=self._queue(state), pointers=state.follower.pointers, prompted=8)
-        return _masks(frame, due, masks, [found[n] for n in due])
-
-    def _prompted(self, state: VideoState, one: Followed, frame: int) -> Found:
-        """Return the answer to a prompt, given already or asked for again."""
-        answer = one.answers.get(frame)
-        look = state.look(frame)
-        if answer is not None and frame not in one.outdated:
-            return state.follower.adopt(look, answer.mask.unpack(), score=answer.score)
-        earlier = one.corrected.get(frame)
-        return state.follower.prompt(
-            look, one.prompts[frame], earlier=None if earlier is None else earlier.unpack()
-        )
+        return _masks(frame, due, masks, drawn)
 
     def _ask(self, state: VideoState, one: Followed, frame: int, *, step: int) -> Ask:
         """Return what an object's next step is reminded of; memories that were let go of are made again."""
@@ -242,19 +241,22 @@ class VideoPredictor:
             is_reverse=step < 0,
         )  # fmt: skip
         memories = tuple((age, self._memory(state, one, t)) for t, age in recalled.memories)
-        pointers = tuple((far, one.memories[t]) for t, far in recalled.pointers if t in one.memories)
-        return Ask(memories, pointers, self._memory(state, one, frame - step))
+        pointers = tuple(
+            (far, one.memories.get(t) or self._memory(state, one, t)) for t, far in recalled.pointers
+        )
+        last = one.answers[frame - step].mask.unpack()
+        return Ask(memories, pointers, last, one.extent(frame - step, origin=origin, step=step))
 
     def _memory(self, state: VideoState, one: Followed, frame: int) -> Memory:
         """Return the whole memory of a frame, made again from its mask where it was let go of."""
         memory = one.memories.get(frame)
         if memory is None or not memory.is_whole:
-            answer = one.answers.get(frame)
-            if answer is None:
-                memory = self._prompted(state, one, frame).memory
-            else:
-                look = state.look(frame)
-                memory = state.follower.adopt(look, answer.mask.unpack(), score=answer.score).memory
+            answer = one.answers[frame]
+            extent = None
+            if frame not in one.prompts and answer.origin is not None:
+                step = 1 if frame > answer.origin else -1
+                extent = one.extent(frame - step, origin=answer.origin, step=step)
+            memory = state.follower.adopt(state.look(frame), answer.mask.unpack(), extent=extent)
             one.memories[frame] = memory
         return memory
 
@@ -278,17 +280,34 @@ class VideoPredictor:
         return FrameFollower(self.model, window=window)
 
 
+def _is_answered(one: Followed, frame: int) -> bool:
+    """Return whether a prompted frame needs no new answer."""
+    return frame in one.prompts and frame in one.answers and frame not in one.outdated
+
+
+def _as_answered(one: Followed, frame: int) -> Drawn:
+    """Return the answer that a prompted frame has already."""
+    answer = one.answers[frame]
+    return whole(answer.mask.unpack(), score=answer.score)
+
+
 def _keep(
-    one: Followed, frame: int, found: Found, mask: BoolMask, *, origin: int | None, is_told: bool = True
+    one: Followed,
+    frame: int,
+    score: float,
+    mask: BoolMask,
+    *,
+    memory: Memory | None,
+    origin: int | None,
+    is_told: bool = True,
 ) -> None:
-    """Write down what was found."""
-    is_present = found.drawn.score >= 0 and bool(mask.any())
-    score = found.drawn.score if is_present else min(found.drawn.score, -1e-3)
-    one.answers[frame] = Answer(
-        PackedMask.of(mask if is_present else np.zeros_like(mask)), score, origin, is_told
-    )
+    """Write down what was found; without a memory, the one that is there stays."""
+    is_present = score >= 0 and bool(mask.any())
+    kept = PackedMask.of(mask if is_present else np.zeros_like(mask))
+    one.answers[frame] = Answer(kept, score if is_present else min(score, -1e-3), origin, is_told)
     one.outdated.discard(frame)
-    one.memories[frame] = found.memory
+    if memory is not None:
+        one.memories[frame] = memory
 
 
 def _settle_if_same(
@@ -315,9 +334,9 @@ def _agree(was: Answer, mask: BoolMask) -> bool:
     return (not before.any() and not mask.any()) or mask_iou(before, mask) >= _SAME
 
 
-def _masks(frame: int, ids: list[int], masks: NDArray[np.bool_], found: list[Found]) -> FrameMasks:
+def _masks(frame: int, ids: list[int], masks: NDArray[np.bool_], drawn: list[Drawn]) -> FrameMasks:
     """Return what is told of a frame: absent objects have a negative score and an empty mask."""
-    scores = np.array([one.drawn.score for one in found], dtype=np.float32)
+    scores = np.array([one.score for one in drawn], dtype=np.float32)
     is_empty = ~masks.any(axis=(1, 2))
     scores[is_empty] = np.minimum(scores[is_empty], -1e-3)
     masks[scores < 0] = False

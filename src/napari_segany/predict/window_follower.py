@@ -6,6 +6,7 @@ depends on the number and the size of objects and not on the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -13,6 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_segany.core.errors import CapabilityError
@@ -20,17 +22,18 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.masks import PlaneBox, box_of
 from napari_segany.core.types import AnyArray, BoolMask, Box, Prompt
 from napari_segany.models.close_memory import CloseMemoryConfig
-from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen
+from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen, joined
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.tracking import TrackedFrame
 from napari_segany.models.windows import LARGEST_SCALE, Places, corner_around, cut
 
 from .features import Features
 from .followed import Memory
-from .follower import Ask, Drawn, Found, at_pixels, score_of
+from .follower import Ask, Drawn, Found, at_pixels, score_of, whole
 from .image import ImagePredictor
 from .loading import Model
 from .preprocess import check_image, normalise, to_rgb
+from .prompts import DRAWN_LOGIT
 from .zoom import kept_parts
 
 SIDE = 128
@@ -40,7 +43,7 @@ APPEARING = 44.0
 _CONTEXT = 2.4  # sides of a window per side of an object that is too large for the smallest
 _LARGEST_SIDE = 640
 _MULTIPLE = 32
-_LOOSE = 1.35  # by how much an object may grow or shrink before its window changes its scale
+_STEPS = 2  # scales for each doubling
 _BATCH = 16
 
 
@@ -71,16 +74,6 @@ class Frame:
         return Places(torch.from_numpy(corner).float()[None], torch.tensor([self.scale]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CloseSpatial:
-    """What a window's memory is made of: tokens, the answer, how the window lay, and the object's box where seen."""
-
-    kept: CloseKept
-    answer: TrackedFrame
-    frame: Frame
-    extent: Box | None
-
-
 class WindowFollower:
     """See the module; `window` is the one intensity window of the stack."""
 
@@ -100,8 +93,8 @@ class WindowFollower:
 
     @property
     def pointers(self) -> int:
-        """From how many frames pointers are taken."""
-        return self.queue
+        """From how many passed frames pointers are taken: from prompted ones only."""
+        return 0
 
     def look(self, image: AnyArray) -> FrameLook:
         """Return a frame in 0..1."""
@@ -122,28 +115,21 @@ class WindowFollower:
             asked = Prompt(points=prompt.points, mask=_as_logits(earlier, features))
         is_open = asked.mask is None and asked.box is None and len(prompt.points or ()) == 1
         answer = self._predictor.predict(features, asked, multimask=is_open)
-        return self.adopt(look, answer.best, score=float(answer.scores[0]))
+        return Found(whole(answer.best, score=float(answer.scores[0])), own)
 
-    def adopt(self, look: object, mask: BoolMask, *, score: float) -> Found:
-        """Take a mask as the answer."""
+    def adopt(self, look: object, mask: BoolMask, *, extent: Box | None = None) -> Memory:
+        """Remember a mask; the window lies around `extent`, as it did when the mask was followed from there."""
         own = cast(FrameLook, look)
-        extent = box_of(mask) if mask.any() else None
-        frame = _laid(extent, last=None, shape=own.shape)
-        seen = self._seen(own, [frame])
-        cells = self._logit_side(frame.side)
-        drawn = cut(torch.from_numpy(mask.astype(np.float32))[None, None], seen.places, side=frame.side)
-        logits = (2 * F.adaptive_avg_pool2d(drawn, cells) - 1) * 10
-        answer = self._tracking.drawn(seen, logits.to(seen.features.embedding.device))
+        around = extent or (box_of(mask) if mask.any() else None)
+        seen = self._seen(own, [_laid(around, shape=own.shape)])
+        answer = self._tracking.drawn(seen, self._logits(mask, seen))
         kept = self._tracking.remember(seen, answer)
-        region = (slice(0, own.shape[0]), slice(0, own.shape[1]))
-        whole = np.where(mask, np.float32(10), np.float32(-10))
-        memory = Memory(CloseSpatial(kept, answer, frame, extent), kept.pointers)
-        return Found(Drawn(region, whole, score if extent is not None else min(score, -0.5)), memory)
+        return Memory(kept, answer.pointers)
 
     def follow(self, look: object, asks: Sequence[Ask]) -> list[Found]:
         """Answer for objects without a prompt: those whose windows and memories are of a size at once."""
         own = cast(FrameLook, look)
-        frames = [_laid(last.extent, last=last.frame, shape=own.shape) for last in map(_last, asks)]
+        frames = [_laid(ask.extent, shape=own.shape) for ask in asks]
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, (ask, frame) in enumerate(zip(asks, frames, strict=True)):
             groups.setdefault(_kind(ask, frame), []).append(index)
@@ -155,54 +141,70 @@ class WindowFollower:
                 found.update(zip(part, answers, strict=True))
         return [found[i] for i in range(len(asks))]
 
+    def remember(self, found: Sequence[Found], masks: NDArray[np.bool_]) -> list[Memory]:
+        """Return memories of masks in the windows that they were found in, those of a size at once.
+
+        They are made of the masks alone, so that they can be made again.
+        """
+        memories = {
+            i: self.adopt(one.seen, masks[i])
+            for i, one in enumerate(found)
+            if isinstance(one.seen, FrameLook)
+        }
+        each = {i: one.seen for i, one in enumerate(found) if isinstance(one.seen, Seen)}
+        for side in {seen.side for seen in each.values()}:
+            part = [i for i, seen in each.items() if seen.side == side]
+            for start in range(0, len(part), _BATCH):
+                some = part[start : start + _BATCH]
+                seen = joined([each[i] for i in some])
+                logits = torch.cat([self._logits(masks[i], each[i]) for i in some])
+                kept = self._tracking.remember(seen, self._tracking.bare(logits))
+                rows = [torch.tensor([k]) for k in range(len(some))]
+                memories |= {
+                    i: Memory(kept.rows(rows[k]), kept.pointers[rows[k]]) for k, i in enumerate(some)
+                }
+        return [memories[i] for i in range(len(found))]
+
     def _step(self, look: FrameLook, asks: list[Ask], frames: list[Frame]) -> list[Found]:
         """Answer for some objects at once."""
         seen = self._seen(look, frames)
-        lasts = [_last(ask) for ask in asks]
-        count = range(len(asks[0].memories))
+        first = asks[0]
         kept = [
-            (asks[0].memories[i][0], _joined([_spatial(ask.memories[i][1]).kept for ask in asks]))
-            for i in count
+            (age, _joined([cast(CloseKept, ask.memories[i][1].spatial) for ask in asks]))
+            for i, (age, _) in enumerate(first.memories)
         ]
         pointers = [
-            (asks[0].pointers[i][0], torch.cat([ask.pointers[i][1].pointer for ask in asks]))
-            for i in range(len(asks[0].pointers))
+            (far, torch.cat([ask.pointers[i][1].pointer for ask in asks]))
+            for i, (far, _) in enumerate(first.pointers)
         ]
         told = self._tracking.recollection(seen.places, kept, pointers)
+        rows = [seen.rows(torch.tensor([i])) for i in range(len(asks))]
         earlier = torch.cat(
-            [
-                self._tracking.earlier(
-                    last.answer, source=last.kept.places, target=seen.places.rows(torch.tensor([i])),
-                    size=self._logit_side(frames[i].side),
-                )
-                for i, last in enumerate(lasts)
-            ]
-        )  # fmt: skip
-        answer = self._tracking.followed(seen, told, earlier=earlier)
-        answer = _without_islands(answer)
-        remembered = self._tracking.remember(seen, answer)
-        rows = [torch.tensor([i]) for i in range(len(asks))]
+            [self._logits(ask.mask, row) * bool(ask.mask.any()) for ask, row in zip(asks, rows, strict=True)]
+        )
+        answer = _without_islands(self._tracking.followed(seen, told, earlier=earlier))
         return [
-            self._found(look, answer.row(i), remembered.rows(rows[i]), frames[i], lasts[i].extent)
-            for i in range(len(asks))
+            Found(self._drawn(look, answer.row(i), row.places, frames[i]), row) for i, row in enumerate(rows)
         ]
 
-    def _found(
-        self, look: FrameLook, answer: TrackedFrame, kept: CloseKept, frame: Frame, last: Box | None
-    ) -> Found:
+    def _drawn(self, look: FrameLook, answer: TrackedFrame, places: Places, frame: Frame) -> Drawn:
         """Return one object's answer, drawn at the pixels of its window."""
         side = frame.side / frame.scale
-        x, y = kept.places.corner[0].tolist()
+        x, y = places.corner[0].tolist()
         region = _inside((y, x), side, shape=look.shape)
         width = side / answer.logits.shape[2]
         logits = at_pixels(answer.logits[0, 0], region, corner=(y, x), step=(width, width))
-        inside = logits > 0
-        is_empty = not bool(inside.any())
+        is_empty = not bool((logits > 0).any())
         score = score_of(float(answer.ious[0, 0]), float(answer.object_scores[0, 0]), is_empty=is_empty)
-        extent = last if is_empty else _moved(box_of(inside), region)
-        return Found(
-            Drawn(region, logits, score), Memory(CloseSpatial(kept, answer, frame, extent), kept.pointers)
-        )
+        return Drawn(region, logits, score)
+
+    def _logits(self, mask: BoolMask, seen: Seen) -> Tensor:
+        """Return (1, 1, 4h, 4w) logits of an (H, W) mask in one window."""
+        device = seen.features.embedding.device
+        image = torch.from_numpy(mask.astype(np.float32))[None, None].to(device)
+        shown = cut(image, seen.places, side=seen.side)
+        size = seen.side * 4 // self._tracking.model.config.stride
+        return (2 * F.adaptive_avg_pool2d(shown, size) - 1) * DRAWN_LOGIT
 
     def _seen(self, look: FrameLook, frames: list[Frame]) -> Seen:
         """Return the features of windows of one side."""
@@ -222,46 +224,27 @@ class WindowFollower:
             self._features = look, self._predictor.embed(look.image, window=self._window)
         return self._features[1]
 
-    def _logit_side(self, side: int) -> int:
-        """Return how many logits there are on a window's side."""
-        return side * 4 // self._tracking.model.config.stride
 
+def _laid(extent: Box | None, *, shape: tuple[int, int]) -> Frame:
+    """Return how the window of an object lies that was seen in `extent`; None is anywhere.
 
-def _laid(extent: Box | None, *, last: Frame | None, shape: tuple[int, int]) -> Frame:
-    """Return how the window of an object lies that was seen in `extent`; as the last one did where it was not."""
-    if extent is None:
-        return last or _laid(Box(0, 0, *shape), last=None, shape=shape)
+    Scales come in steps, so that an object that grows a little is seen as before.
+    """
+    extent = extent or Box(0, 0, *shape)
     centre = ((extent.col0 + extent.col1) / 2, (extent.row0 + extent.row1) / 2)
     long = max(extent.height, extent.width)
-    if last is not None and 1 / _LOOSE < last.scale * long / _appearing(last.side) < _LOOSE:
-        return Frame(last.side, last.scale, centre)
-    smallest = min(1.0, 512 / max(shape))
-    least = SIDE / min(shape)
-    scale = float(np.clip(APPEARING / long, max(smallest, least), LARGEST_SCALE))
-    wanted = np.ceil(max(SIDE, _CONTEXT * long * scale) / _MULTIPLE) * _MULTIPLE
-    room = np.floor(min(shape) * scale / _MULTIPLE + 1e-6) * _MULTIPLE
-    return Frame(int(min(wanted, max(room, SIDE), _LARGEST_SIDE)), scale, centre)
-
-
-def _appearing(side: int) -> float:
-    """Return how long an object should be in a window of some side, in window pixels."""
-    return APPEARING if side == SIDE else side / _CONTEXT
+    least = max(min(1.0, 512 / max(shape)), SIDE / min(shape))
+    wanted = 2 ** (round(math.log2(APPEARING / long) * _STEPS) / _STEPS)
+    scale = min(max(wanted, least), LARGEST_SCALE)
+    side = math.ceil(max(SIDE, _CONTEXT * long * scale) / _MULTIPLE) * _MULTIPLE
+    room = math.floor(min(shape) * scale / _MULTIPLE + 1e-6) * _MULTIPLE
+    return Frame(min(side, max(room, SIDE), _LARGEST_SIDE), scale, centre)
 
 
 def _kind(ask: Ask, frame: Frame) -> tuple[object, ...]:
     """Return what objects of one batch have in common."""
-    memories = tuple((age, _spatial(m).kept.grid) for age, m in ask.memories)
+    memories = tuple((age, cast(CloseKept, m.spatial).grid) for age, m in ask.memories)
     return frame.side, memories, tuple(distance for distance, _ in ask.pointers)
-
-
-def _spatial(memory: Memory) -> CloseSpatial:
-    """Return a memory's spatial part."""
-    return cast(CloseSpatial, memory.spatial)
-
-
-def _last(ask: Ask) -> CloseSpatial:
-    """Return what is remembered of the frame just passed."""
-    return _spatial(ask.last)
 
 
 def _joined(kept: list[CloseKept]) -> CloseKept:
@@ -284,12 +267,6 @@ def _inside(corner: tuple[float, float], side: float, *, shape: tuple[int, int])
         for start, count in zip(corner, shape, strict=True)
     )
     return rows, cols
-
-
-def _moved(box: Box, region: PlaneBox) -> Box:
-    """Return a box of a region's pixels in pixels of the image."""
-    row, col = region[0].start, region[1].start
-    return Box(box.row0 + row, box.col0 + col, box.row1 + row, box.col1 + col)
 
 
 def _as_logits(mask: BoolMask, features: Features) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
