@@ -15,8 +15,9 @@ from skimage.io import imsave
 from yaozarrs import DimSpec, v05
 from yaozarrs.write.v05 import write_image
 
-from napari_segany.core.axes import Calibration, Frames, plane_of
+from napari_segany.core.axes import Calibration, plane_of
 from napari_segany.core.errors import AxesError, FileFormatError
+from napari_segany.core.frames import ImagePlanes, frame_stacks
 from napari_segany.io.exports import write_tiff_labels
 from napari_segany.io.images import open_image
 from napari_segany.io.label_store import LabelStore
@@ -185,7 +186,8 @@ class TestTiff:
         assert opened.axes == "TCYX" and opened.channels == ("DAPI", "actin")
         assert opened.calibration == Calibration("TYX", (2, 0.5, 250), (), ("min", "um", "nm"))
         assert opened.calibration.spacing_um == (0.5, 0.25)
-        assert np.array_equal(Frames(opened.data, opened.axes, channel=1)[2], MOVIE[2, 1])
+        (stack,) = frame_stacks(ImagePlanes(opened.data, opened.axes, channels=(1,)))
+        assert np.array_equal(stack[2], MOVIE[2, 1])
 
     def test_compressed_pyramids_are_read_in_parts(self, tmp_path: Path) -> None:
         file = tmp_path / "a.ome.tif"

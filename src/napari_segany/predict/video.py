@@ -39,8 +39,8 @@ from .recall import RecallRules, recall
 from .video_state import ArrayFrames, FollowOptions, VideoState, sampled_window
 from .window_follower import WindowFollower
 
-_AGREEING = 3  # frames in a row that come out as they were before
-_SAME = 0.97  # IoU from which a frame came out as it was
+_AGREEING = 2  # frames in a row that come out as they were before
+_SAME = 0.96  # IoU from which a frame came out as it was
 
 
 class VideoPredictor:
