@@ -23,15 +23,10 @@ def truth(frame: int) -> np.ndarray:
 
 
 def test_the_bundled_model_follows_a_blob(make_napari_viewer, qtbot, blob) -> None:
-    from napari_segany.core.errors import CapabilityError
     from napari_segany.predict.loading import load_model
     from napari_segany.predict.video import VideoPredictor
 
-    model = load_model("sam2-nano", device="cpu")
-    try:
-        predictor = VideoPredictor(model)
-    except CapabilityError as error:
-        pytest.skip(str(error))
+    predictor = VideoPredictor(load_model("sam2-nano", device="cpu"))
     desk = open_stack(make_napari_viewer, qtbot, predictor, blob, name="blob", axis_labels="tyx")
     desk.start()
     desk.go_to(1)
