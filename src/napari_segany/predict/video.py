@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -227,12 +228,8 @@ class VideoPredictor:
         """Return what an object's next step is reminded of; memories that were let go of are made again."""
         origin = one.source(frame, step=step)
         assert origin is not None
-        passed = set(
-            list(one.chain(frame, origin=origin, step=step))[
-                : max(self._queue(state), state.follower.pointers)
-            ]
-        )
-        passed &= one.answers.keys()
+        most = max(self._queue(state), state.follower.pointers)
+        passed = set(islice(one.chain(frame, origin=origin, step=step), most)) & one.answers.keys()
         recalled = recall(
             frame, sorted(one.prompts), passed=passed, n_frames=state.n_frames,
             rules=RecallRules(

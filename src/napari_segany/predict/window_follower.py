@@ -1,7 +1,6 @@
 """Following in windows: each object is looked at in a window that goes with it, magnified as its size asks for.
 
-For models with a `CloseMemory`, the bundled ones. What is not near an object costs nothing, so the time of a frame
-depends on the number and the size of objects and not on the image.
+For models with a `CloseMemory`, the bundled ones. What is not near an object is not encoded.
 """
 
 from __future__ import annotations
