@@ -121,6 +121,7 @@ class Work(RuleBasedStateMachine):
         self.past: list[Plain] = []
         self.plain, self.future = Plain(), list[Plain]()
         self.turns = 0
+        self.went_back = False
 
     def step(self) -> None:
         """Begin a step that undo takes back."""
@@ -149,12 +150,15 @@ class Work(RuleBasedStateMachine):
         self.step()
         for f in gone:
             del self.plain.said[object_id][f]
+            if f in self.plain.done[object_id]:  # the answer to what is taken back took the place of the older one
+                self.plain.done[object_id][f] = None
         self.session.clear(frame, object_id=object_id)
 
     @precondition(lambda self: any(self.plain.said.values()))
     @rule(first=frames, last=frames, keep=st.booleans())
     def propagate(self, first: int, last: int, keep: bool) -> None:
         span = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        self.agree_on_stale()
         before = deepcopy(self.plain)
         self.plain.propagate(span, keep=keep)
         if self.plain.done != before.done:
@@ -168,6 +172,17 @@ class Work(RuleBasedStateMachine):
         free = [key for key in followed if key[1] not in self.plain.locked_frames]
         assert all(before.is_stale(*key) for key in free), "only what is stale is worked out"
 
+    def agree_on_stale(self) -> None:
+        """What is stale is known to be; after undo, more may be held so: what an older result followed from is lost."""
+        for object_id in set(self.plain.said) - self.plain.locked_ids:
+            done = self.plain.done[object_id]
+            held = set(np.flatnonzero(self.session.track(object_id).stale).tolist())
+            if self.plain.said[object_id]:
+                free = set(done) - self.plain.locked_frames
+                stale = {frame for frame in free if self.plain.is_stale(object_id, frame)}
+                assert stale <= held and (self.went_back or stale == held), (stale, held)
+            done.update(dict.fromkeys(held))
+
     @precondition(lambda self: any(self.plain.said.values()))
     @rule()
     def propagate_all(self) -> None:
@@ -176,6 +191,7 @@ class Work(RuleBasedStateMachine):
     @precondition(lambda self: self.past)
     @rule(times=st.integers(1, 4))
     def undo(self, times: int) -> None:
+        self.went_back = True
         for _ in range(times):
             assert self.session.undo() == bool(self.past)
             if self.past:

@@ -159,6 +159,14 @@ class StackDesk:
             timeout=60_000,
         )
         self.qtbot.wait(200)
+        self.qtbot.waitUntil(lambda: not any(t.isActive() for t in self.delays), timeout=10_000)
+
+    @property
+    def delays(self) -> list:
+        """The timers that bring the list and the timeline up to date, once for many changes."""
+        from qtpy.QtCore import QTimer
+
+        return [timer for timer in self.widget.findChildren(QTimer) if timer.isSingleShot()]
 
     def leave(self) -> None:
         """Close the session and hold nothing, so that the check for leaked windows sees only real leaks."""

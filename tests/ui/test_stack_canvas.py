@@ -176,6 +176,10 @@ def test_frames_arrive_in_view_and_others_cost_no_drawing(make_napari_viewer, qt
     desk.leave()
 
 
+def _listed(table) -> list[tuple[str, bool]]:
+    return [(row.title, row.is_locked) for row in table.rows]
+
+
 def test_the_list_of_objects(desk, qtbot) -> None:
     from qtpy.QtCore import Qt
 
@@ -201,18 +205,17 @@ def test_the_list_of_objects(desk, qtbot) -> None:
     qtbot.waitUntil(lambda: desk.widget.timeline._name == "Object 1", timeout=5000)
     model.setData(model.index(0, 1), "mother")
     qtbot.mouseClick(work.table.viewport(), Qt.MouseButton.LeftButton, pos=cell(1, 4))
-    desk.settle()
-    assert [(row.title, row.is_locked) for row in work.table.rows] == [("mother", False), ("Object 2", True)]
+    qtbot.waitUntil(lambda: _listed(work.table) == [("mother", False), ("Object 2", True)], timeout=5000)
     kept = desk.labels.copy()
     desk.press(work.delete)  # object 2 was chosen with the click on its lock
     assert np.array_equal(desk.labels, kept) and "locked" in work.status.text()
     desk.session.object_id = 1
     desk.press(work.delete)
-    desk.settle()
-    assert not (desk.labels == 1).any() and [row.object_id for row in work.table.rows] == [2]
+    qtbot.waitUntil(lambda: _listed(work.table) == [("Object 2", True)], timeout=5000)
+    assert not (desk.labels == 1).any()
     desk.hand.key("Z", ctrl=True)
-    desk.settle()
-    assert np.array_equal(desk.labels, kept) and work.table.rows[0].title == "mother"
+    qtbot.waitUntil(lambda: _listed(work.table) == [("mother", False), ("Object 2", True)], timeout=5000)
+    assert np.array_equal(desk.labels, kept)
 
 
 def test_the_window_stays_alive_while_objects_are_followed(make_napari_viewer, qtbot, stack) -> None:

@@ -202,6 +202,10 @@ class AskingSession(VolumeSignals):
             if self._previews.pop(key, None) is not None:
                 self.preview_changed.emit(key, None)
 
+    def _drop_painted(self) -> None:
+        """Drop the answers of prompts whose results are taken as right: painted, or on a frame that was locked."""
+        self._drop_previews([key for key in self._previews if self._is_painted(key)])
+
     def _labels_on(self, frame: int) -> Labels:
         """Read the (H, W) labels of a frame; also called on the worker's thread."""
         height, width = self._frames.frame_shape

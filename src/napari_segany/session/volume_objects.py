@@ -270,6 +270,7 @@ class ObjectsSession(FollowingSession):
         edit = RecordsEdit(self._records, records)
         self._records = records
         self._record(Entry(title, records=edit))
+        self._drop_painted()
         self._note()
         self._tell_all(())
 
@@ -310,7 +311,7 @@ class ObjectsSession(FollowingSession):
             self._put_records(entry.records.after)
         if entry.patches:
             self._interrupted = ()
-        self._drop_previews([key for key in self._previews if self._is_painted(key)])
+        self._drop_painted()
         self._note()
         self._tell_all(entry.patches)
         self.history_changed.emit()
