@@ -85,6 +85,8 @@ def test_prints_one_json_object(small: dict[str, object], capsys: pytest.Capture
         "2",
         "--corrections",
         "1",
+        "--clicks",
+        "2",
         "--most-objects",
         "2",
     ]
@@ -98,6 +100,7 @@ def test_prints_one_json_object(small: dict[str, object], capsys: pytest.Capture
         20,
         1,
     )
+    assert report["clicks_per_correction"] == 2
     assert report["objects"] <= 8
     first, last = report["by_corrections"]["0"], report["by_corrections"]["1"]
     assert 0.4 < first["iou"] < last["iou"] == report["iou"] < 1
@@ -110,7 +113,7 @@ def test_prints_one_json_object(small: dict[str, object], capsys: pytest.Capture
 def test_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--video", "--clips", "2", "--most-objects", "2", "--corrections", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "eroding, 2 clips, 10 frames"
+    assert lines[0] == "eroding, 2 clips, 10 frames; a correction is up to 3 clicks on one frame"
     assert lines[1].split()[:3] == ["objects", "object_frames", "iou"]
     names = [line[:14].strip() for line in lines[2:9]]
     assert names[:5] == ["one click", "1 correction", "2 corrections", "movies", "stacks"]

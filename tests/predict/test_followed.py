@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_segany.core.types import Points, Prompt
+from napari_segany.core.types import Box, Points, Prompt
 from napari_segany.predict.followed import Answer, Followed, PackedMask
 
 N = 12
@@ -137,3 +137,31 @@ def test_memories_far_away_are_let_go_of(frame: int) -> None:
     assert [t for t in one.memories if one.memories[t].is_whole] == [
         t for t in range(N) if abs(t - frame) <= 2 or t == 0
     ]
+
+
+def seen(one: Followed, frame: int, *, col: int, score: float = 0.9) -> None:
+    mask = np.zeros((20, 60), dtype=bool)
+    mask[5:9, col : col + 6] = True
+    one.answers[frame] = Answer(PackedMask.of(mask), score, 0)
+
+
+def test_an_object_is_expected_where_it_was_going() -> None:
+    one = prompted(0)
+    seen(one, 0, col=4)
+    assert one.expected(1, origin=0, step=1) == Box(5, 4, 9, 10)  # nothing is known of its way
+    seen(one, 1, col=9)
+    assert one.expected(2, origin=0, step=1) == Box(5, 14, 9, 20)
+    assert one.extent(1, origin=0, step=1) == Box(5, 9, 9, 15)
+    answer(one, 2, origin=0)  # not seen
+    assert one.expected(3, origin=0, step=1) == Box(5, 9, 9, 15)
+
+
+def test_only_sure_frames_are_remembered_and_none_from_too_far() -> None:
+    one = prompted(0)
+    for frame in range(1, N):
+        seen(one, frame, col=frame, score=0.9 if frame % 3 == 0 else 0.4)
+    answer(one, 11, origin=0)
+    assert one.sure(11, origin=0, step=1, least=0.5, most=2) == [9, 6]
+    assert one.sure(11, origin=0, step=1, least=0.3, most=3) == [10, 9, 8]
+    assert one.sure(11, origin=0, step=1, least=0.95, most=2) == []
+    assert one.sure(11, origin=0, step=1, least=0.5, most=1) == [9]  # 7 to 10 are looked at

@@ -213,9 +213,10 @@ def test_further_clicks_correct_the_same_answer(movie: np.ndarray) -> None:
     run(predictor, state, range(8))
     prompt = state.follower.prompt
 
-    def noted(look: object, prompt_: Prompt, *, earlier: np.ndarray | None) -> Found:
+    def noted(look: object, prompt_: Prompt, *, earlier: np.ndarray | None, reminded: Ask | None) -> Found:
         asked.append(None if earlier is None else earlier.sum())
-        return prompt(look, prompt_, earlier=earlier)
+        assert (reminded is None) == (state.prompted(1) == (0,) and prompt_.box is not None)
+        return prompt(look, prompt_, earlier=earlier, reminded=reminded)
 
     state.follower.prompt = noted  # type: ignore[method-assign]
     followed = state.objects[1].answers[5].mask.unpack().sum()
@@ -342,7 +343,43 @@ def test_models_without_a_memory_are_refused() -> None:
         VideoPredictor(Model(ModelCard("still", "0" * 64), network, placement))
 
 
+def test_hard_scenes_are_followed_on_sure_frames_alone(
+    movie: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound that no frame reaches, only prompted frames are remembered; with none below, nothing changes."""
+    usual = predictor_of("sam2-nano")
+    expected = run(usual, opened(usual, movie), range(6))
+    for least, ages in ((0.0, {0, 1, 2}), (1.0, {0})):
+        predictor = predictor_of("sam2-nano", least_score=least)
+        state, told = opened(predictor, movie), set()
+        follow = state.follower.follow
+
+        def noted(look: object, asks: Sequence[Ask]) -> list[Found]:
+            told.update(age for ask in asks for age, _ in ask.memories)  # noqa: B023  # called in the same turn
+            return follow(look, asks)  # noqa: B023
+
+        monkeypatch.setattr(state.follower, "follow", noted)
+        found = run(predictor, state, range(6))
+        assert ages <= told if len(ages) > 1 else told == ages
+        same = all(np.array_equal(found[t].masks, expected[t].masks) for t in expected)
+        assert same or least == 1.0
+
+
+def test_fast_objects_are_looked_for_where_they_go(movie: np.ndarray) -> None:
+    """And work that goes on after a restart looks at the same places."""
+    predictor = predictor_of("sam2-nano", foresees=True)
+    state = opened(predictor, movie)
+    whole = run(predictor, state, range(N_FRAMES))
+    again = opened(predictor, movie)
+    for t in range(8):
+        predictor.recall(again, frame=t, object_id=1, mask=whole[t].masks[0], score=float(whole[t].scores[0]))
+    rest = run(predictor, again, range(N_FRAMES))
+    assert all(np.array_equal(rest[t].masks, whole[t].masks) for t in range(8, N_FRAMES))
+
+
 def test_options_check_themselves() -> None:
+    with pytest.raises(PromptError, match="0 to 1"):
+        FollowOptions(least_score=1.5)
     for wrong in ({"memory": 0}, {"prompted": 1}, {"patience": 0}):
         with pytest.raises(PromptError, match="at least"):
             FollowOptions(**wrong)

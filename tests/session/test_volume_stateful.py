@@ -150,7 +150,9 @@ class Work(RuleBasedStateMachine):
         self.step()
         for f in gone:
             del self.plain.said[object_id][f]
-            if f in self.plain.done[object_id]:  # the answer to what is taken back took the place of the older one
+            if (
+                f in self.plain.done[object_id]
+            ):  # the answer to what is taken back took the place of the older one
                 self.plain.done[object_id][f] = None
         self.session.clear(frame, object_id=object_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 from annotated_images import disc_image
 
 from napari_segany.models.windows import Places, cut
-from napari_segany.train.clip_plan import ClipPlan
-from napari_segany.train.clips import ClipStream, set_in_motion
+from napari_segany.train import clips
+from napari_segany.train.clip_plan import ClipPlan, WindowPlan
+from napari_segany.train.clips import ClipStream, _cut_labels, _ending, set_in_motion
 from napari_segany.train.dataset import annotate
+from napari_segany.train.movies import Clip, render_clip
 
-PLAN = ClipPlan(frames=4, side=64, rendered=(96, 96))
+WINDOW = WindowPlan(side=64, frames=4)
+PLAN = ClipPlan(usual=WINDOW, large=WindowPlan(side=96, frames=2), large_share=0.0, rendered=(96, 96))
 
 
 def crops(count: int, *, seed: int = 0, plan: ClipPlan = PLAN) -> list[tuple[torch.Tensor, ...]]:
@@ -29,6 +33,47 @@ def test_a_stream_gives_windows_of_one_shape() -> None:
         assert masks.dtype == torch.bool
         assert 0 <= pixels.min() <= pixels.max() <= 1
         assert masks[0, 0].any()  # what is prompted is there
+
+
+def test_batches_have_windows_of_one_size() -> None:
+    plan = replace(PLAN, large_share=0.5)
+    sides = [c[0].shape[2] for c in islice(ClipStream([], plan, seed=2, batch=3, first_seed=0), 24)]
+    assert set(sides) == {64, 96}
+    assert all(len(set(sides[start : start + 3])) == 1 for start in range(0, 24, 3))
+
+
+def test_objects_vanish_where_clips_are_cut_for_that() -> None:
+    """And there is more change where frames are passed over."""
+
+    def vanished(plan: ClipPlan) -> float:
+        return float(np.mean([~masks[-1, 0].any() for _, masks, _, _ in crops(96, plan=plan)]))
+
+    kinds = replace(PLAN, moving_share=1.0, still_share=0.0, strides=(1,))
+    assert vanished(replace(kinds, ending_share=1.0)) > 1.25 * vanished(replace(kinds, ending_share=0.0))
+
+
+def test_kinds_that_are_named_again_come_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[str] = []
+
+    def noted(seed: int, *, kind: str, frames: int, size: tuple[int, int]) -> Clip:
+        rendered.append(kind)
+        return render_clip(seed, kind=kind, frames=frames, size=size)
+
+    monkeypatch.setattr(clips, "render_clip", noted)
+    plan = replace(PLAN, again=("blobs", "blobs", "tubes"))  # tubes are not among the kinds: left out
+    list(islice(ClipStream([], plan, seed=0, kinds=("nuclei", "blobs"), first_seed=0), 160))
+    assert set(rendered) == {"nuclei", "blobs"}
+    assert rendered.count("blobs") > 1.5 * rendered.count("nuclei")
+
+
+def test_an_ending_is_where_most_changes() -> None:
+    labels = np.zeros((30, 4, 4), dtype=np.uint32)
+    labels[:, 0, 0] = 1
+    labels[:12, 2, 2] = 2
+    cuts = [_ending(labels, 4, stride=2, rng=np.random.default_rng(seed)) for seed in range(10)]
+    assert all(len(labels[cut]) == 4 for cut in cuts)
+    with_end = [bool((labels[cut][0] == 2).any() and not (labels[cut][-1] == 2).any()) for cut in cuts]
+    assert np.mean(with_end) > 0.5  # a quarter of the starts, eight tried
 
 
 def test_windows_lie_in_the_image() -> None:
@@ -60,7 +105,7 @@ def test_labels_move_with_a_still_image_that_is_set_in_motion() -> None:
 
 
 def test_still_images_are_of_use() -> None:
-    plan = ClipPlan(frames=3, side=64, still_share=1.0)
+    plan = ClipPlan(usual=WindowPlan(side=64, frames=3), large_share=0.0, still_share=1.0)
     pixels, masks, _, _ = next(iter(ClipStream([disc_image(size=(96, 96))], plan, seed=3)))
     assert pixels.shape[0] == masks.shape[0] == 3
     assert masks.any()
@@ -69,8 +114,6 @@ def test_still_images_are_of_use() -> None:
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_masks_lie_on_what_they_mark(scale: float) -> None:
     """Where a window shows a bright square, its mask is."""
-    from napari_segany.train.clips import _cut_labels
-
     labels = np.zeros((1, 100, 100), dtype=np.uint32)
     labels[0, 30:60, 40:70] = 1
     places = Places(torch.tensor([[22.0, 15.0]]), torch.tensor([scale]))

@@ -12,7 +12,7 @@ from tests.contracts.shrink import shrunken
 from napari_segany.models.close_tracking import CloseTracking
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.sam2 import SAM2, Sam2
-from napari_segany.train.following import ClipBatch, clip_loss, follow_quality, followed_loss
+from napari_segany.train.following import ClipBatch, Lesson, _Course, clip_loss, follow_quality, followed_loss
 
 TRUTH = torch.zeros(2, 1, 16, 16)
 TRUTH[0, :, 4:10, 4:10] = 1  # the second object is absent
@@ -60,7 +60,12 @@ def tracking() -> CloseTracking:
     return CloseTracking(Sam2(shrunken(SAM2["sam2-nano"])).eval())
 
 
-def test_steps_lower_the_loss_and_only_the_memory_moves() -> None:
+@pytest.mark.parametrize(
+    "lesson",
+    [Lesson(is_drawn=True), Lesson(), Lesson(corrected=1, clicks=2), Lesson(corrected=2, true_share=1.0)],
+    ids=["drawn", "clicked", "corrected", "told the truth"],
+)
+def test_steps_lower_the_loss_and_only_the_memory_moves(lesson: Lesson) -> None:
     follower = tracking()
     for name, parameter in follower.model.named_parameters():
         parameter.requires_grad = name.startswith("memory.")
@@ -69,7 +74,7 @@ def test_steps_lower_the_loss_and_only_the_memory_moves() -> None:
     optimiser = torch.optim.Adam([p for p in follower.model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for _ in range(25):
-        value = clip_loss(follower, batch, rng=np.random.default_rng(0))
+        value = clip_loss(follower, batch, rng=np.random.default_rng(0), lesson=lesson)
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
@@ -82,8 +87,20 @@ def test_steps_lower_the_loss_and_only_the_memory_moves() -> None:
 
 def test_quality_is_a_share_of_what_is_right() -> None:
     quality = follow_quality(tracking(), clips(3), batch=2)
-    assert set(quality) == {"iou", "last", "presence", "score"}
+    assert set(quality) == {"first", "mended", "iou", "last", "presence", "score"}
     assert all(0 <= value <= 1 for value in quality.values())
+
+
+def test_a_pixel_belongs_to_one_of_two_objects_but_not_where_they_are_the_same() -> None:
+    masks = torch.zeros(2, 1, 2, 32, 32, dtype=torch.bool)
+    masks[:, :, :, 8:24, 8:24] = True
+    masks[0, 0, 1, 16:24] = False  # the objects of the first clip differ
+    batch = ClipBatch(torch.zeros(2, 1, 3, 32, 32), masks, torch.zeros(2, 1, 2), torch.ones(2, 1))
+    course = _Course(tracking(), batch, Lesson(), np.random.default_rng(0))
+    logits = torch.full((4, 1, 16, 16), 1.0)
+    logits[1] = logits[3] = 2.0
+    found = course._resolved(logits) > 0
+    assert [bool(one.any()) for one in found] == [False, True, True, True]
 
 
 def test_windows_of_all_objects_of_a_clip_lie_alike() -> None:

@@ -24,14 +24,17 @@ def test_a_recipe_can_be_followed(name: str) -> None:
     config = SAM2[recipe.row]
     assert recipe.steps == sum(stage.steps for stage in recipe.stages) > recipe.warmup
     for stage in recipe.stages:
-        assert stage.plan.side % (2 * config.stride) == 0  # the trunk halves once more than its stride
-        assert stage.plan.side <= config.image_size
         if isinstance(stage.plan, CropPlan):
+            sides = [stage.plan.side]
             assert stage.plan.frames == (config.image_size, config.largest_size)  # as prediction chooses them
         else:
-            assert stage.plan.side == SIDE  # of the windows that objects are followed in
-            low, high = stage.plan.sizes
+            sides = [stage.plan.usual.side, stage.plan.large.side]
+            assert sides[0] == SIDE  # of the windows that objects are followed in
+            low, high = stage.plan.usual.sizes
             assert low < APPEARING < high
+        for side in sides:
+            assert side % (2 * config.stride) == 0  # the trunk halves once more than its stride
+            assert side <= config.image_size
         assert config.stride / 4 == CELL  # prompts are simulated at the logits' own resolution
         assert 0 <= stage.last_rate <= stage.rate
         assert 0 <= stage.scene_share <= 1

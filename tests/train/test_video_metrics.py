@@ -238,7 +238,7 @@ class TestCorrections:
 
         clip = clip_of([{1: BOX}] * 3)
         knowing = Knowing([clip], worse_at_two)
-        result = evaluate_video(knowing, [clip], corrections=1)
+        result = evaluate_video(knowing, [clip], corrections=1, clicks=1)
         prompts = knowing.states[0].prompts[1]
         assert sorted(prompts) == [0, 2], "the second frame from the prompt was the worst"
         points = prompts[2].points
@@ -257,7 +257,7 @@ class TestCorrections:
 
         clip = clip_of([{1: BOX}])
         knowing = Knowing([clip], always_half)
-        result = evaluate_video(knowing, [clip], corrections=3)
+        result = evaluate_video(knowing, [clip], corrections=3, clicks=1)
         points = knowing.states[0].prompts[1][0].points
         assert points is not None
         assert len(points) == 4
@@ -273,7 +273,7 @@ class TestCorrections:
 
         clip = clip_of([{1: BOX}] * 2)
         knowing = Knowing([clip], spills)
-        evaluate_video(knowing, [clip], corrections=1)
+        evaluate_video(knowing, [clip], corrections=1, clicks=1)
         points = knowing.states[0].prompts[1][1].points
         assert points is not None
         assert points.positive.tolist() == [False]
@@ -282,10 +282,27 @@ class TestCorrections:
     def test_what_is_right_is_left_alone(self) -> None:
         clip = clip_of([{1: BOX}] * 3)
         knowing = Knowing([clip])
-        result = evaluate_video(knowing, [clip], corrections=3)
+        result = evaluate_video(knowing, [clip], corrections=3, clicks=1)
         assert list(knowing.states[0].prompts[1]) == [0]
         assert len(knowing.asked) == 2
         assert [summary(part)["iou"] for part in result.rounds] == [1.0] * 4
+
+    @pytest.mark.parametrize(("enough", "expected"), [(1, 1), (2, 2), (9, 3)])
+    def test_a_person_clicks_on_a_frame_until_it_is_good(self, enough: int, expected: int) -> None:
+        """Each click sees what the last one brought; three at most."""
+
+        def seen(mask: BoolMask, away: int) -> tuple[BoolMask, float]:
+            clicked = knowing.states[0].prompts[1].get(1)
+            is_good = not away and (clicked is None or len(clicked.points or ()) >= enough)
+            return (mask, 1.0) if is_good else half(mask, 1)
+
+        clip = clip_of([{1: BOX}] * 2)
+        knowing = Knowing([clip], seen)
+        result = evaluate_video(knowing, [clip], corrections=1)
+        points = knowing.states[0].prompts[1][1].points
+        assert points is not None
+        assert len(points) == expected
+        assert result.as_dict()["clicks_per_correction"] == 3
 
 
 LEFT, RIGHT = (slice(10, 20), slice(10, 20)), (slice(10, 20), slice(24, 34))

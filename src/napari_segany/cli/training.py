@@ -94,6 +94,9 @@ def evaluate(
     corrections: Annotated[
         int, typer.Option(min=0, help="With --video: how often each object is corrected.")
     ] = 3,
+    clicks: Annotated[
+        int, typer.Option(min=1, help="With --video: the most clicks of one correction, all on one frame.")
+    ] = 3,
     split: Annotated[
         Literal["all", "validation", "training"],
         typer.Option(help="Which of the images; training holds back a fifth for validation."),
@@ -123,6 +126,7 @@ def evaluate(
             clips=clips,
             seed=seed,
             corrections=corrections,
+            clicks=clicks,
             most_objects=most_objects,
             as_json=as_json,
             device=device,

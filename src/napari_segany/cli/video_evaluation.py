@@ -21,6 +21,7 @@ def evaluate_clips(
     clips: int,
     seed: int,
     corrections: int,
+    clicks: int,
     most_objects: int | None,
     as_json: bool,
     device: str,
@@ -36,6 +37,7 @@ def evaluate_clips(
         predictor,
         validation_clips(clips, seed=seed),
         corrections=corrections,
+        clicks=clicks,
         most_objects=6 if most_objects is None else most_objects,
         progress=_show_progress,
     )
@@ -57,7 +59,8 @@ def table(result: VideoEvaluation) -> str:
         parts: Mapping[str, Mapping[str, object]] = whole[group]  # type: ignore[assignment]  # such a table
         rows += [(_AXES.get(name, name), values) for name, values in parts.items()]
     width = max(len(name) for name, _ in rows) + 1
-    lines = [f"{result.model}, {result.clips} clips, {result.frames} frames"]
+    clicks = f"a correction is up to {result.clicks} click{'s' if result.clicks > 1 else ''} on one frame"
+    lines = [f"{result.model}, {result.clips} clips, {result.frames} frames; {clicks}"]
     lines.append(" " * width + "".join(f"{measure:>16}" for measure in _MEASURES))
     for name, values in rows:
         lines.append(name.ljust(width) + "".join(f"{_shown(values[m]):>16}" for m in _MEASURES))

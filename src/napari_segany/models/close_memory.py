@@ -53,6 +53,20 @@ class CloseRecollection:
     pointers: tuple[tuple[int, Tensor], ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Clicks:
+    """What is said of B objects in their windows: `xy` (B, P, 2) in window pixels, `labels` (B, P), box corners too."""
+
+    xy: Tensor
+    labels: Tensor
+
+    @classmethod
+    def none(cls, count: int, *, like: Tensor) -> Clicks:
+        """Return nothing said of `count` objects."""
+        xy = like.new_zeros(count, 2, 2, dtype=torch.float32)
+        return cls(xy, torch.full((count, 2), PADDING, device=like.device))
+
+
 class CloseMemory(nn.Module):
     """Encodes what was found in a window, lets later windows attend to it, and decodes what is found there.
 
@@ -129,12 +143,11 @@ class CloseMemory(nn.Module):
             x = layer(x, keys, values, rotation=own, key_rotation=turn, pointers=pointers.shape[1])
         return embedding + self.out(self.norm(x)).transpose(1, 2).unflatten(2, size)
 
-    def decode(self, features: ImageFeatures, earlier: Tensor) -> MaskOutput:
-        """Return one mask for each of B windows: (B, 1, 4h, 4w) earlier logits, zeros for none, and no other prompt."""
+    def decode(self, features: ImageFeatures, earlier: Tensor, *, clicks: Clicks | None = None) -> MaskOutput:
+        """Return one mask for each of B windows: (B, 1, 4h, 4w) earlier logits, zeros for none, and clicks, if any."""
         size = (features.embedding.shape[2], features.embedding.shape[3])
-        xy = earlier.new_zeros(len(earlier), 2, 2, dtype=torch.float32)
-        labels = torch.full((len(earlier), 2), PADDING, device=earlier.device)
-        sparse, dense = self.prompts(xy, labels, masks=earlier, size=size)
+        said = clicks or Clicks.none(len(earlier), like=earlier)
+        sparse, dense = self.prompts(said.xy, said.labels, masks=earlier, size=size)
         output: MaskOutput = self.decoder(
             features.embedding,
             features.fine,

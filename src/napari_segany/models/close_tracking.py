@@ -15,8 +15,9 @@ from torch import Tensor
 
 from napari_segany.core.errors import CapabilityError
 
-from .close_memory import CloseMemory, CloseMemoryConfig, CloseRecollection
+from .close_memory import Clicks, CloseMemory, CloseMemoryConfig, CloseRecollection
 from .mask_decoder import MaskOutput
+from .prompt_encoder import POSITIVE
 from .promptable import ImageFeatures
 from .sam2 import Sam2
 from .tracking import ABSENT, TrackedFrame
@@ -105,15 +106,36 @@ class CloseTracking:
         """Answer without a prompt, on what is recalled and on (B, 1, 4h, 4w) earlier logits, zeros for none."""
         return self.judged(self.asked(seen, told, earlier=earlier))
 
-    def asked(self, seen: Seen, told: CloseRecollection, *, earlier: Tensor) -> MaskOutput:
-        """Return what the decoder says for `followed`, before objects are judged absent."""
-        reminded = self.memory.remind(seen.features.embedding, told)
-        return self.memory.decode(replace(seen.features, embedding=reminded, look=None), earlier)
+    def clicked(
+        self, seen: Seen, told: CloseRecollection | None, *, earlier: Tensor, clicks: Clicks
+    ) -> TrackedFrame:
+        """Answer clicks on top of (B, 1, 4h, 4w) earlier logits, on what is recalled, if anything."""
+        return self.judged(self.asked(seen, told, earlier=earlier, clicks=clicks), clicks=clicks)
 
-    def judged(self, output: MaskOutput) -> TrackedFrame:
-        """Return an answer of `asked` with absent objects emptied."""
-        assert output.object_scores is not None
-        return self._judged(output, scores=output.object_scores)
+    def asked(
+        self,
+        seen: Seen,
+        told: CloseRecollection | None,
+        *,
+        earlier: Tensor,
+        clicks: Clicks | None = None,
+    ) -> MaskOutput:
+        """Return what the decoder says for `followed` or `clicked`, before objects are judged absent."""
+        embedding = seen.features.embedding
+        if told is not None:
+            embedding = self.memory.remind(embedding, told)
+        return self.memory.decode(
+            replace(seen.features, embedding=embedding, look=None), earlier, clicks=clicks
+        )
+
+    def judged(self, output: MaskOutput, *, clicks: Clicks | None = None) -> TrackedFrame:
+        """Return an answer of `asked` with absent objects emptied; what a person clicked on or boxed is there."""
+        scores = output.object_scores
+        assert scores is not None
+        if clicks is not None:
+            is_said = (clicks.labels >= POSITIVE).any(dim=1, keepdim=True)
+            scores = torch.where(is_said, SURE, scores)
+        return self._judged(output, scores=scores)
 
     def remember(self, seen: Seen, answer: TrackedFrame) -> CloseKept:
         """Encode an answer as a memory."""

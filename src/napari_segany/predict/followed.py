@@ -5,12 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 from torch import Tensor
 
 from napari_segany.core.masks import PlaneBox, box_of, slices_of
 from napari_segany.core.types import BoolMask, Box, Prompt
+
+FARTHEST = 4
+"""How many queues back frames that are sure enough are looked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +154,25 @@ class Followed:
                 rows, cols = answer.mask.box
                 return Box(rows.start, cols.start, rows.stop, cols.stop)
         return None
+
+    def expected(self, frame: int, *, origin: int, step: int) -> Box | None:
+        """Return where the object would be if it went on as on the last two frames; as `extent` if not seen there."""
+        last = self.extent(frame - step, origin=origin, step=step)
+        boxes = [a.mask.box if (a := self.answers.get(frame - far * step)) else None for far in (1, 2)]
+        if last is None or None in boxes or (frame - 2 * step - origin) * step < 0:
+            return last
+        (rows, cols), (rows0, cols0) = boxes  # type: ignore[misc]  # neither is None
+        moved = [
+            (now.start + now.stop - then.start - then.stop) / 2
+            for now, then in ((rows, rows0), (cols, cols0))
+        ]
+        return Box(last.row0 + moved[0], last.col0 + moved[1], last.row1 + moved[0], last.col1 + moved[1])
+
+    def sure(self, frame: int, *, origin: int, step: int, least: float, most: int) -> list[int]:
+        """Return up to `most` passed frames with a score of at least `least`, the last one first."""
+        passed = islice(self.chain(frame, origin=origin, step=step), FARTHEST * most)
+        known = ((t, self.answers.get(t)) for t in passed)
+        return [t for t, answer in known if answer is not None and answer.score >= least][:most]
 
     def trim(self, frame: int, *, spatial: int, pointers: int, prompted: int) -> None:
         """Let go of memories that no frame near `frame` is reminded of; they can be made again from the answers."""

@@ -78,8 +78,10 @@ class Follower(Protocol):
     def nbytes(self, look: object) -> int:
         """Return the memory that a look holds, in bytes."""
 
-    def prompt(self, look: object, prompt: Prompt, *, earlier: BoolMask | None) -> Found:
-        """Answer a prompt; `earlier` is the mask that it corrects."""
+    def prompt(
+        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Ask | None = None
+    ) -> Found:
+        """Answer a prompt; `earlier` is the mask that it corrects, `reminded` what is known from other frames."""
 
     def adopt(self, look: object, mask: BoolMask, *, extent: Box | None = None) -> Memory:
         """Remember an (H, W) mask as if it had been found: by a prompt, or from where it was seen in `extent`."""

@@ -107,8 +107,10 @@ class FrameFollower:
         """Return the memory that a look holds."""
         return cast(EncodedFrame, look).features.nbytes
 
-    def prompt(self, look: object, prompt: Prompt, *, earlier: BoolMask | None) -> Found:
-        """Answer a prompt on the frame alone, beside an earlier mask."""
+    def prompt(
+        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Ask | None = None
+    ) -> Found:
+        """Answer a prompt on the frame alone, beside an earlier mask, as the released models were trained to."""
         own = cast(EncodedFrame, look)
         if (
             prompt.mask is not None

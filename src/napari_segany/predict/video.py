@@ -23,6 +23,7 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.masks import mask_iou
 from napari_segany.core.types import (
     BoolMask,
+    Box,
     FrameMasks,
     FrameSource,
     ModelCard,
@@ -32,7 +33,7 @@ from napari_segany.core.types import (
 from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.sam2 import Sam2
 
-from .followed import Answer, Followed, Memory, PackedMask
+from .followed import FARTHEST, Answer, Followed, Memory, PackedMask
 from .follower import Ask, Drawn, Follower, Found, resolved, whole
 from .frame_follower import FrameFollower
 from .loading import Model
@@ -117,8 +118,9 @@ class VideoPredictor:
         if frame not in one.prompts and frame in one.answers:
             earlier = one.answers[frame].mask
         found = own.follower.prompt(
-            own.look(frame), prompt, earlier=None if earlier is None else earlier.unpack()
-        )
+            own.look(frame), prompt, earlier=None if earlier is None else earlier.unpack(),
+            reminded=self._reminded(own, one, frame),
+        )  # fmt: skip
         if frame in one.prompts:
             one.forget_answers_of(frame)
         elif earlier is not None:
@@ -206,8 +208,9 @@ class VideoPredictor:
             one = state.objects[number]
             earlier = one.corrected.get(frame)
             found[number] = state.follower.prompt(
-                look, one.prompts[frame], earlier=None if earlier is None else earlier.unpack()
-            )
+                look, one.prompts[frame], earlier=None if earlier is None else earlier.unpack(),
+                reminded=self._reminded(state, one, frame),
+            )  # fmt: skip
         drawn = [found[n].drawn if n in found else _as_answered(state.objects[n], frame) for n in due]
         masks = resolved(drawn, state.frame_shape)
         new = [index for index, n in enumerate(due) if n in found]
@@ -221,28 +224,52 @@ class VideoPredictor:
             _settle_if_same(
                 one, frame, was, mask, step=step, agreeing=agreeing, number=number, end=state.n_frames
             )
-            one.trim(frame, spatial=self._queue(state), pointers=state.follower.pointers, prompted=8)
+            far = FARTHEST if state.options.least_score is not None else 1
+            one.trim(frame, spatial=far * self._queue(state), pointers=state.follower.pointers, prompted=8)
         return _masks(frame, due, masks, drawn)
 
-    def _ask(self, state: VideoState, one: Followed, frame: int, *, step: int) -> Ask:
-        """Return what an object's next step is reminded of; memories that were let go of are made again."""
+    def _reminded(self, state: VideoState, one: Followed, frame: int) -> Ask | None:
+        """Return what a prompt's answer is reminded of, as if its frame were followed to; None if nothing is known."""
+        prompted = one.prompts.keys() - {frame}
+        if not prompted:
+            return None
+        nearest = min(prompted, key=lambda p: (abs(p - frame), p))
+        return self._ask(state, one, frame, step=1 if nearest < frame else -1, is_followed=False)
+
+    def _ask(
+        self, state: VideoState, one: Followed, frame: int, *, step: int, is_followed: bool = True
+    ) -> Ask:
+        """Return what an object's next step is reminded of; memories that were let go of are made again.
+
+        A prompt's answer may be reminded of other prompts alone.
+        """
         origin = one.source(frame, step=step)
-        assert origin is not None
+        assert origin is not None or not is_followed
         most = max(self._queue(state), state.follower.pointers)
-        passed = set(islice(one.chain(frame, origin=origin, step=step), most)) & one.answers.keys()
+        passed: set[int] = set()
+        if origin is not None:
+            passed = set(islice(one.chain(frame, origin=origin, step=step), most)) & one.answers.keys()
         recalled = recall(
-            frame, sorted(one.prompts), passed=passed, n_frames=state.n_frames,
+            frame, sorted(one.prompts.keys() - {frame}), passed=passed, n_frames=state.n_frames,
             rules=RecallRules(
                 self._queue(state) + 1, state.follower.pointers + 1, prompted=state.options.prompted
             ),
             is_reverse=step < 0,
         )  # fmt: skip
-        memories = tuple((age, self._memory(state, one, t)) for t, age in recalled.memories)
+        kept = recalled.memories
+        least = state.options.least_score
+        if least is not None and origin is not None:
+            sure = one.sure(frame, origin=origin, step=step, least=least, most=self._queue(state))
+            kept = tuple((t, age) for t, age in kept if age == 0)
+            kept += tuple((t, age) for age, t in reversed(list(enumerate(sure, start=1))))
+        memories = tuple((age, self._memory(state, one, t)) for t, age in kept)
         pointers = tuple(
             (far, one.memories.get(t) or self._memory(state, one, t)) for t, far in recalled.pointers
         )
+        if origin is None:
+            return Ask(memories, pointers, np.zeros(state.frame_shape, dtype=bool), None)
         last = one.answers[frame - step].mask.unpack()
-        return Ask(memories, pointers, last, one.extent(frame - step, origin=origin, step=step))
+        return Ask(memories, pointers, last, _extent(one, frame, origin, step=step, options=state.options))
 
     def _memory(self, state: VideoState, one: Followed, frame: int) -> Memory:
         """Return the whole memory of a frame, made again from its mask where it was let go of."""
@@ -252,7 +279,7 @@ class VideoPredictor:
             extent = None
             if frame not in one.prompts and answer.origin is not None:
                 step = 1 if frame > answer.origin else -1
-                extent = one.extent(frame - step, origin=answer.origin, step=step)
+                extent = _extent(one, frame, answer.origin, step=step, options=state.options)
             memory = state.follower.adopt(state.look(frame), answer.mask.unpack(), extent=extent)
             one.memories[frame] = memory
         return memory
@@ -275,6 +302,13 @@ class VideoPredictor:
         if isinstance(network, Sam2) and isinstance(network.config.memory, CloseMemoryConfig):
             return WindowFollower(self.model, window=window)
         return FrameFollower(self.model, window=window)
+
+
+def _extent(one: Followed, frame: int, origin: int, *, step: int, options: FollowOptions) -> Box | None:
+    """Return where an object is looked for on a frame that is followed from `origin`."""
+    if options.foresees:
+        return one.expected(frame, origin=origin, step=step)
+    return one.extent(frame - step, origin=origin, step=step)
 
 
 def _is_answered(one: Followed, frame: int) -> bool:

@@ -30,6 +30,12 @@ class FollowOptions:
         The most prompted frames that a frame is reminded of, the nearest ones.
     patience
         After how many absent frames in a row an object is not sought any further; None for never.
+    least_score
+        For hard scenes: only passed frames with at least this score are remembered, further back if need be, and none
+        on which the object was absent; None for the frames just passed, whatever their score.
+    foresees
+        For fast objects: look where an object would be if it went on as over the last two frames. Of use to models
+        that look at windows.
     cache_bytes
         Memory for what frames look like, beside the one in work.
     """
@@ -37,6 +43,8 @@ class FollowOptions:
     memory: int | None = None
     prompted: int = 4
     patience: int | None = 16
+    least_score: float | None = None
+    foresees: bool = False
     cache_bytes: int = 1 << 27
 
     def __post_init__(self) -> None:
@@ -46,6 +54,8 @@ class FollowOptions:
             raise PromptError(f"prompted is {self.prompted}; at least 2 prompted frames are needed")
         if self.patience is not None and self.patience < 1:
             raise PromptError(f"patience is {self.patience}; it must be at least 1, or None")
+        if self.least_score is not None and not 0 <= self.least_score <= 1:
+            raise PromptError(f"least_score is {self.least_score}; scores are 0 to 1")
 
 
 class ArrayFrames:

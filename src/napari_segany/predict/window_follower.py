@@ -18,9 +18,9 @@ from torch import Tensor
 
 from napari_segany.core.errors import CapabilityError
 from napari_segany.core.intensity import Window
-from napari_segany.core.masks import PlaneBox, box_of
-from napari_segany.core.types import AnyArray, BoolMask, Box, Prompt
-from napari_segany.models.close_memory import CloseMemoryConfig
+from napari_segany.core.masks import PlaneBox, box_of, mask_iou
+from napari_segany.core.types import AnyArray, BoolMask, Box, Points, Prompt
+from napari_segany.models.close_memory import CloseMemoryConfig, CloseRecollection
 from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen, joined
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.tracking import TrackedFrame
@@ -28,11 +28,12 @@ from napari_segany.models.windows import LARGEST_SCALE, Places, corner_around, c
 
 from .features import Features
 from .followed import Memory
-from .follower import Ask, Drawn, Found, at_pixels, score_of, whole
+from .follower import Ask, Drawn, Found, at_pixels, resolved, score_of, whole
 from .image import ImagePredictor
 from .loading import Model
 from .preprocess import check_image, normalise, to_rgb
 from .prompts import DRAWN_LOGIT
+from .window_prompts import around, at_points, by_click, in_places, misses, says_nothing_else
 from .zoom import kept_parts
 
 SIDE = 128
@@ -44,6 +45,8 @@ _LARGEST_SIDE = 640
 _MULTIPLE = 32
 _STEPS = 2  # scales for each doubling
 _BATCH = 16
+_TRUST = 0.05  # by how much better a correction's answer must be to lead away from the mask that it corrects
+_MOST_LOOKS, _SETTLED = 4, 0.98  # how often a prompted object is looked at in its window; IoU that is enough
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,16 +108,82 @@ class WindowFollower:
         own = cast(FrameLook, look)
         return own.image.nbytes + own.rgb.untyped_storage().nbytes()
 
-    def prompt(self, look: object, prompt: Prompt, *, earlier: BoolMask | None) -> Found:
-        """Answer a prompt as on a single image."""
+    def prompt(
+        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Ask | None = None
+    ) -> Found:
+        """Answer a prompt: as on a single image, then click by click in the object's own window, on what is remembered.
+
+        A drawn mask is the answer. A correction begins with the mask that it corrects.
+        """
         own = cast(FrameLook, look)
-        features = self._embedded(own)
+        if prompt.mask is not None and prompt.mask.dtype == np.bool_ and says_nothing_else(prompt):
+            return Found(whole(prompt.mask.astype(bool), score=1.0), own)
+        if earlier is None or not earlier.any() or prompt.box is not None or prompt.mask is not None:
+            parts = by_click(prompt)
+            answer = self._on_image(own, parts[0])
+            if not says_nothing_else(prompt):
+                answer = self._settled(own, parts, answer, reminded=reminded)
+            if misses(prompt, answer.mask):
+                answer = _fitting(prompt, [answer, self._on_image(own, prompt)])
+        else:
+            answer = self._corrected(own, prompt, earlier, reminded=reminded)
+        return Found(whole(answer.mask, score=answer.score), own)
+
+    def _corrected(
+        self, look: FrameLook, prompt: Prompt, earlier: BoolMask, *, reminded: Ask | None
+    ) -> _Answered:
+        """Answer clicks on top of a mask, or as if there were none, if that fits better: it may be on the neighbour."""
+        parts = by_click(prompt)
+        kept = self._settled(look, parts, _Answered(earlier, 0.0), reminded=reminded)
+        answers = [_Answered(kept.mask, kept.score + _TRUST)]
+        points = prompt.points
+        assert points is not None
+        outside = points.positive & ~at_points(earlier, points)
+        if outside.any():
+            first = Prompt(points=Points(points.coords[outside][:1], points.positive[outside][:1]))
+            begun = self._on_image(look, first)
+            answers.append(self._settled(look, parts, begun, reminded=reminded))
+        best = _fitting(prompt, answers)
+        if misses(prompt, best.mask):
+            best = _fitting(prompt, [best, self._on_image(look, prompt, earlier=earlier)])
+        return _Answered(best.mask, min(best.score, 1.0))
+
+    def _on_image(self, look: FrameLook, prompt: Prompt, *, earlier: BoolMask | None = None) -> _Answered:
+        """Answer a prompt as on a single image."""
+        features = self._embedded(look)
         asked = prompt
-        if earlier is not None and prompt.box is None and prompt.mask is None and earlier.any():
+        if earlier is not None:
             asked = Prompt(points=prompt.points, mask=_as_logits(earlier, features))
         is_open = asked.mask is None and asked.box is None and len(prompt.points or ()) == 1
         answer = self._predictor.predict(features, asked, multimask=is_open)
-        return Found(whole(answer.best, score=float(answer.scores[0])), own)
+        return _Answered(answer.best, float(answer.scores[0]))
+
+    def _settled(
+        self, look: FrameLook, parts: list[Prompt], answer: _Answered, *, reminded: Ask | None
+    ) -> _Answered:
+        """Answer in the object's window, then all of it again on top of that, until little changes."""
+        for turn in range(_MOST_LOOKS):
+            before = answer.mask
+            answer = self._in_window(look, parts[-1:] if turn else parts, before, reminded=reminded)
+            if not answer.mask.any() or mask_iou(before, answer.mask) > _SETTLED:
+                break
+        return answer
+
+    def _in_window(
+        self, look: FrameLook, parts: Sequence[Prompt], start: BoolMask, *, reminded: Ask | None
+    ) -> _Answered:
+        """Answer prompts, each on top of the last answer, the first on top of a mask, in a window around all."""
+        frame = _laid(around(parts[-1], start), shape=look.shape)
+        seen = self._seen(look, [frame])
+        is_reminded = reminded is not None and bool(reminded.memories)
+        told = self._recollection(seen.places, [reminded]) if reminded is not None and is_reminded else None
+        earlier = self._logits(start, seen)
+        for part in parts:
+            clicks = in_places(part, seen.places)
+            answer = self._tracking.clicked(seen, told, earlier=earlier, clicks=clicks)
+            earlier = torch.where(answer.logits > 0, DRAWN_LOGIT, -DRAWN_LOGIT)
+        drawn = self._drawn(look, answer, seen.places, frame)
+        return _Answered(resolved([drawn], look.shape)[0], drawn.score)
 
     def adopt(self, look: object, mask: BoolMask, *, extent: Box | None = None) -> Memory:
         """Remember a mask; the window lies around `extent`, as it did when the mask was followed from there."""
@@ -167,6 +236,18 @@ class WindowFollower:
     def _step(self, look: FrameLook, asks: list[Ask], frames: list[Frame]) -> list[Found]:
         """Answer for some objects at once."""
         seen = self._seen(look, frames)
+        told = self._recollection(seen.places, asks)
+        rows = [seen.rows(torch.tensor([i])) for i in range(len(asks))]
+        earlier = torch.cat(
+            [self._logits(ask.mask, row) * bool(ask.mask.any()) for ask, row in zip(asks, rows, strict=True)]
+        )
+        answer = _without_islands(self._tracking.followed(seen, told, earlier=earlier))
+        return [
+            Found(self._drawn(look, answer.row(i), row.places, frames[i]), row) for i, row in enumerate(rows)
+        ]
+
+    def _recollection(self, places: Places, asks: list[Ask]) -> CloseRecollection:
+        """Return what some objects are reminded of, memories of one kind each."""
         first = asks[0]
         kept = [
             (age, _joined([cast(CloseKept, ask.memories[i][1].spatial) for ask in asks]))
@@ -176,15 +257,7 @@ class WindowFollower:
             (far, torch.cat([ask.pointers[i][1].pointer for ask in asks]))
             for i, (far, _) in enumerate(first.pointers)
         ]
-        told = self._tracking.recollection(seen.places, kept, pointers)
-        rows = [seen.rows(torch.tensor([i])) for i in range(len(asks))]
-        earlier = torch.cat(
-            [self._logits(ask.mask, row) * bool(ask.mask.any()) for ask, row in zip(asks, rows, strict=True)]
-        )
-        answer = _without_islands(self._tracking.followed(seen, told, earlier=earlier))
-        return [
-            Found(self._drawn(look, answer.row(i), row.places, frames[i]), row) for i, row in enumerate(rows)
-        ]
+        return self._tracking.recollection(places, kept, pointers)
 
     def _drawn(self, look: FrameLook, answer: TrackedFrame, places: Places, frame: Frame) -> Drawn:
         """Return one object's answer, drawn at the pixels of its window."""
@@ -224,6 +297,19 @@ class WindowFollower:
         return self._features[1]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answered:
+    """An (H, W) answer to a prompt, and its score as in `FrameMasks`."""
+
+    mask: BoolMask
+    score: float
+
+
+def _fitting(prompt: Prompt, answers: list[_Answered]) -> _Answered:
+    """Return the answer that contradicts the fewest clicks; of several, the one with the best score."""
+    return min(answers, key=lambda answer: (misses(prompt, answer.mask), -answer.score))
+
+
 def _laid(extent: Box | None, *, shape: tuple[int, int]) -> Frame:
     """Return how the window of an object lies that was seen in `extent`; None is anywhere.
 
@@ -232,7 +318,7 @@ def _laid(extent: Box | None, *, shape: tuple[int, int]) -> Frame:
     extent = extent or Box(0, 0, *shape)
     centre = ((extent.col0 + extent.col1) / 2, (extent.row0 + extent.row1) / 2)
     long = max(extent.height, extent.width)
-    least = max(min(1.0, 512 / max(shape)), SIDE / min(shape))
+    least = SIDE / min(shape)
     wanted = 2 ** (round(math.log2(APPEARING / long) * _STEPS) / _STEPS)
     scale = min(max(wanted, least), LARGEST_SCALE)
     side = math.ceil(max(SIDE, _CONTEXT * long * scale) / _MULTIPLE) * _MULTIPLE

@@ -248,6 +248,7 @@ class StackModel:
     def _rebase(self, talk: _Talk, object_id: int) -> frozenset[int]:
         """Tell what an object's results follow from, and return the frames with results that must be recalled.
 
+        What was painted on prompted frames is among them: an answer depends on what was known of other frames then.
         Results without a prompt that they follow from are not recalled: a new prompt begins anew.
         """
         record = talk.wanted.records.objects.get(object_id, ObjectRecord())
@@ -256,7 +257,7 @@ class StackModel:
         if record.told and not answered <= record.valid | record.told.keys():
             self._forget(talk, object_id)
             known = self._say_again(talk, object_id, record)
-        return record.valid & known if record.told else frozenset()
+        return record.valid & (known | record.told.keys()) if record.told else frozenset()
 
     def _say_again(self, talk: _Talk, object_id: int, record: ObjectRecord) -> frozenset[int]:
         """Tell what results follow from, each correction on top of the mask that it corrects; return stale frames."""

@@ -84,6 +84,18 @@ def corrective_click(
     return Click(int(row), int(col), is_positive=is_positive)
 
 
+def first_correction(
+    truth: BoolMask, guess: BoolMask, *, rng: np.random.Generator | None = None
+) -> Click | None:
+    """Return the first click on a wrong mask: where most of the object is missed, it is shown; else as any correction.
+
+    Whoever sees a mask on the neighbour clicks on the object, not on the neighbour.
+    """
+    if 2 * np.count_nonzero(truth & guess) < np.count_nonzero(truth):
+        return Click(*deepest_point(truth & ~guess), is_positive=True)
+    return corrective_click(truth, guess, rng=rng)
+
+
 def noisy_box(
     mask: BoolMask, rng: np.random.Generator | None, *, noise: float = 0.1, most: float = 20.0
 ) -> Box:

@@ -17,12 +17,16 @@ from napari_segany.core.types import Labels
 from napari_segany.models.windows import LARGEST_SCALE, Places, corner_around, cut
 from napari_segany.predict.preprocess import to_rgb
 
-from .clip_plan import ClipPlan
+from .clip_plan import ClipPlan, WindowPlan
 from .dataset import Annotated, augment_intensity
 from .movies import CLIP_KINDS, render_clip
 
 _FIRST_SEED = 1 << 32
 _LEAST_AREA = 20  # pixels of an object where it is prompted
+_LONGER, _TRIED = (
+    3,
+    8,
+)  # clips that are cut where objects vanish: rendered this many times as long, tried so often
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +40,8 @@ class Moving:
 class ClipStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     """Endless windows: pixels (T, 3, S, S) in 0..1, masks (T, K, S, S) bool, corners (T, 2) and scale (1).
 
-    Rendered clips have seeds from `first_seed` to 2**30 beyond: those of training are never used for anything else.
+    Each `batch` windows in a row have one size. Rendered clips have seeds from `first_seed` to 2**30 beyond: those of
+    training are never used for anything else.
     """
 
     def __init__(
@@ -45,66 +50,84 @@ class ClipStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor, 
         plan: ClipPlan,
         *,
         seed: int,
+        batch: int = 1,
         kinds: tuple[str, ...] = CLIP_KINDS,
         first_seed: int = _FIRST_SEED,
     ) -> None:
         self.images, self.plan, self.seed, self.kinds = images, plan, seed, kinds
-        self.first_seed = first_seed
+        self.batch, self.first_seed = batch, first_seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         info = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, info.id if info else 0))
-        waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        waiting: dict[WindowPlan, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
         while True:
-            while len(waiting) < 4 * self.plan.crops:
-                waiting += self._crops(self._moving(rng), rng)
-            yield waiting.pop(int(rng.integers(len(waiting))))
+            windows = self.plan.large if rng.random() < self.plan.large_share else self.plan.usual
+            ready = waiting.setdefault(windows, [])
+            for _ in range(self.batch):
+                while len(ready) < 4 * self.plan.crops:
+                    ready += self._crops(self._moving(windows.frames, rng), windows, rng)
+                yield ready.pop(int(rng.integers(len(ready))))
 
-    def _moving(self, rng: np.random.Generator) -> Moving:
+    def _moving(self, frames: int, rng: np.random.Generator) -> Moving:
         """Return a clip: rendered, or a still image set in motion."""
         plan = self.plan
         if self.images and rng.random() < plan.still_share:
-            return set_in_motion(self.images[int(rng.integers(len(self.images)))], plan.frames, rng)
-        kind = self.kinds[int(rng.integers(len(self.kinds)))]
+            return set_in_motion(self.images[int(rng.integers(len(self.images)))], frames, rng)
+        kinds = self.kinds + tuple(kind for kind in plan.again if kind in self.kinds)
+        kind = kinds[int(rng.integers(len(kinds)))]
+        stride = plan.strides[int(rng.integers(len(plan.strides)))]
+        is_ending = rng.random() < plan.ending_share
         clip = render_clip(
-            self.first_seed + int(rng.integers(2**30)), kind=kind, frames=plan.frames, size=plan.rendered
+            self.first_seed + int(rng.integers(2**30)),
+            kind=kind,
+            frames=frames * stride * (_LONGER if is_ending else 1),
+            size=plan.rendered,
+        )
+        section = (
+            _ending(clip.labels, frames, stride=stride, rng=rng) if is_ending else slice(0, None, stride)
         )
         window = sample_window(clip.images)
-        return Moving(torch.cat([to_rgb(frame, window) for frame in clip.images]), clip.labels)
+        shown = torch.cat([to_rgb(frame, window) for frame in clip.images[section]])
+        return Moving(shown, clip.labels[section])
 
-    def _crops(self, clip: Moving, rng: np.random.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Return some windows of a clip, each around an object of its first frame."""
+    def _crops(
+        self, clip: Moving, windows: WindowPlan, rng: np.random.Generator
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Return some windows of a clip, each around an object of its first frame; vanishing ones come first."""
         if rng.random() < self.plan.reversed_share:
             clip = Moving(clip.frames.flip(0), clip.labels[::-1])
         ids, counts = np.unique(clip.labels[0], return_counts=True)
-        ids = ids[(ids > 0) & (counts >= _LEAST_AREA)]
-        chosen = rng.permutation(ids)[: self.plan.crops]
-        return [crop for number in chosen if (crop := self._crop(clip, int(number), rng)) is not None]
+        ids = rng.permutation(ids[(ids > 0) & (counts >= _LEAST_AREA)])
+        is_staying = np.array([(clip.labels == number).any((1, 2)).all() for number in ids], dtype=bool)
+        chosen = ids[np.argsort(is_staying, kind="stable")][: self.plan.crops]
+        crops = (self._crop(clip, windows, int(number), rng) for number in chosen)
+        return [crop for crop in crops if crop is not None]
 
     def _crop(
-        self, clip: Moving, number: int, rng: np.random.Generator
+        self, clip: Moving, windows: WindowPlan, number: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """Return the windows that follow one object, with one of its neighbours."""
-        plan = self.plan
+        side, frames = windows.side, windows.frames
         box = _box(clip.labels[0] == number)
-        scale = float(np.exp(rng.uniform(*np.log(plan.sizes)))) / max(box[2] - box[0], box[3] - box[1], 1)
+        scale = float(np.exp(rng.uniform(*np.log(windows.sizes)))) / max(box[2] - box[0], box[3] - box[1], 1)
         size = clip.labels.shape[1:]
-        scale = float(np.clip(scale, plan.side / min(size), LARGEST_SCALE))
-        centres = self._centres(clip, number, rng, width=plan.side / scale)
-        corners = np.stack([corner_around(centre, plan.side / scale, size=size) for centre in centres])
-        places = Places(torch.from_numpy(corners).float(), torch.full((plan.frames,), scale))
-        pixels = cut(clip.frames, places, side=plan.side)
-        labels = _cut_labels(clip.labels, places, side=plan.side)
+        scale = float(np.clip(scale, side / min(size), LARGEST_SCALE))
+        centres = self._centres(clip, number, rng, width=side / scale)
+        corners = np.stack([corner_around(centre, side / scale, size=size) for centre in centres])
+        places = Places(torch.from_numpy(corners).float(), torch.full((frames,), scale))
+        pixels = cut(clip.frames, places, side=side)
+        labels = _cut_labels(clip.labels, places, side=side)
         inside, counts = np.unique(labels[0], return_counts=True)
         others = inside[(inside > 0) & (inside != number) & (counts >= 4 * _LEAST_AREA)]
         if not (labels[0] == number).any():
             return None
-        numbers = [number, *rng.permutation(others)[: plan.objects - 1]]
-        numbers += [number] * (plan.objects - len(numbers))
+        numbers = [number, *rng.permutation(others)[: self.plan.objects - 1]]
+        numbers += [number] * (self.plan.objects - len(numbers))
         masks = torch.from_numpy(np.stack([labels == n for n in numbers], axis=1))
         light = torch.from_numpy(augment_intensity(_tall(pixels), rng))  # one light for all frames
-        frames = light.unflatten(1, (plan.frames, -1)).transpose(0, 1).contiguous()
-        return frames, masks, places.corner, places.scale[:1]
+        lit = light.unflatten(1, (frames, -1)).transpose(0, 1).contiguous()
+        return lit, masks, places.corner, places.scale[:1]
 
     def _centres(
         self, clip: Moving, number: int, rng: np.random.Generator, *, width: float
@@ -113,7 +136,7 @@ class ClipStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor, 
         is_moving = rng.random() < self.plan.moving_share
         jitter = rng.uniform(-0.2, 0.2, 2) * width
         centres, here = [], None
-        for t in range(self.plan.frames):
+        for t in range(len(clip.labels)):
             if here is None or is_moving:
                 mask = clip.labels[max(t - 1, 0)] == number
                 if mask.any():
@@ -122,6 +145,16 @@ class ClipStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor, 
             assert here is not None
             centres.append(here)
         return np.array(centres)
+
+
+def _ending(labels: Labels, frames: int, *, stride: int, rng: np.random.Generator) -> slice:
+    """Return the frames, of some tried, in which most objects of the first one vanish, or of the last one appear."""
+    long = (frames - 1) * stride + 1
+    starts = rng.integers(0, len(labels) - long + 1, size=_TRIED)
+    numbers = [set(np.unique(frame).tolist()) for frame in labels]
+    changes = [len(numbers[start] ^ numbers[start + long - 1]) for start in starts]
+    start = int(starts[int(np.argmax(changes))])
+    return slice(start, start + long, stride)
 
 
 def set_in_motion(item: Annotated, frames: int, rng: np.random.Generator) -> Moving:

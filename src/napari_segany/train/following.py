@@ -6,41 +6,85 @@ each frame without gradients, and windows of one clip are encoded together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_segany.models.close_memory import Clicks, CloseRecollection
 from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.promptable import ImageFeatures
-from napari_segany.models.tracking import TrackedFrame
 from napari_segany.models.windows import Places
 from napari_segany.predict.preprocess import normalise
 
 from .clicks import coarse_mask
 from .losses import DICE_WEIGHT, dice_loss, focal_loss, true_iou
-from .simulate import CELL
+from .simulate import CELL, PromptBatch, PromptMix, corrected, first_prompts
 
 PRESENCE_WEIGHT = 1.0
 IOU_WEIGHT = 0.5
 ABSENT_WEIGHT = 4.0
 FOCAL_WEIGHT = 5.0
+CLICKED_WEIGHT = 1.5
+HARD = 10.0
+"""Logits of masks that are taken as they are."""
+
 _SOFT = 8.0  # logits beyond this count little more: a lost object is no reason to doubt everything
 _LOST, _LOST_SHARE = (
     0.3,
     0.1,
 )  # objects whose last mask has less IoU than this cannot be found; what they count
-_TRUE_SHARE = (
-    0.25  # of remembered answers that are the truth instead, so that late frames are of use from the start
-)
-_COARSE_SHARE = 0.5  # of first masks that are drawn coarsely
-_SECOND_SHARE = 0.3  # of batches that get a second prompted frame
-_FORGET_SHARE = 0.15  # of followed frames that are not told the last mask
-_POINTERS = 6
+_FIRST_MIX = PromptMix(click=0.75, box=0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is simulated in one batch.
+
+    Attributes
+    ----------
+    is_drawn
+        Whether the first frame's masks are drawn, exactly or coarsely, and taken as they are; else they are clicked.
+    corrected
+        The frame on which a person corrects what was found; None for none.
+    clicks
+        How often, there and on the first frame.
+    true_share
+        Of remembered answers that are the truth instead, so that late frames are of use from the start.
+    forget
+        Of followed frames that are not told the last mask.
+    odd_share
+        Of first clicks of which any of the image model's three answers is taken, not the best by score.
+    wrong_share
+        Of corrected frames on which such an answer to another click is corrected: what is followed for a few frames
+        is seldom as wrong as what is followed for fifty.
+    """
+
+    is_drawn: bool = False
+    corrected: int | None = None
+    clicks: int = 1
+    true_share: float = 0.0
+    forget: float = 0.0
+    odd_share: float = 0.0
+    wrong_share: float = 0.0
+
+    @classmethod
+    def of(cls, rng: np.random.Generator, frames: int) -> Lesson:
+        """Return the lesson of one batch of training."""
+        return cls(
+            is_drawn=rng.random() < 0.3,
+            corrected=int(rng.integers(1, frames)) if rng.random() < 0.6 else None,
+            clicks=1 + int(rng.random() < 0.5) + int(rng.random() < 0.3),
+            true_share=0.2,
+            forget=0.1,
+            odd_share=0.2,
+            wrong_share=0.5,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,75 +108,190 @@ class ClipBatch:
         )
 
 
-def clip_loss(tracking: CloseTracking, batch: ClipBatch, *, rng: np.random.Generator) -> Tensor:
-    """Return the mean loss over the followed frames of a batch."""
-    frames = batch.masks.shape[1]
-    prompted = {0} | ({int(rng.integers(2, frames))} if rng.random() < _SECOND_SHARE else set())
-    losses, share = [], torch.ones_like(batch.truth(0)[:, 0, 0, 0])
-    for t, answer, output in _follow(
-        tracking, batch, prompted, rng=rng, forget=_FORGET_SHARE, true_share=_TRUE_SHARE
-    ):
-        losses.append(followed_loss(output, batch.truth(t), share=share))
-        found = true_iou(answer.logits, batch.truth(t))[:, 0]
-        is_there = (batch.truth(t) > 0.5).flatten(1).any(1)
-        share = torch.where(is_there & (found < _LOST), _LOST_SHARE, 1.0)
-    return torch.stack(losses).mean()
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What the decoder said on frame `t`, before absent objects were emptied, and how much each (N,) object counts."""
+
+    t: int
+    output: MaskOutput
+    truth: Tensor
+    share: Tensor
+    is_clicked: bool
 
 
-def _follow(
-    tracking: CloseTracking,
-    batch: ClipBatch,
-    prompted: set[int],
-    *,
-    rng: np.random.Generator,
-    forget: float = 0.0,
-    true_share: float = 0.0,
-) -> Iterator[tuple[int, TrackedFrame, MaskOutput]]:
-    """Yield the followed frames of a batch: answers, and what the decoder said before absent objects were emptied."""
-    frames, count = batch.masks.shape[1:3]
-    seeing, own = (next(part.parameters()).dtype for part in (tracking.model.image_encoder, tracking.memory))
-    with torch.no_grad():
-        pixels = normalise(batch.pixels.flatten(0, 1)).to(seeing, memory_format=torch.channels_last)
-        features = tracking.model.encode(pixels).to(pixels.device, own)
-    bank: dict[int, tuple[CloseKept, TrackedFrame]] = {}
-    for t in range(frames):
-        seen = Seen(_of_frame(features, t, frames=frames, count=count), batch.places(t))
-        if t in prompted:
-            answer = _drawn(tracking, seen, batch.truth(t), rng=rng, coarse=_COARSE_SHARE)
-        else:
-            output = _asked(tracking, seen, bank, t, prompted, forget=forget, rng=rng)
-            answer = tracking.judged(output)
-            yield t, answer, output
-            if rng.random() < true_share:
-                answer = _drawn(tracking, seen, batch.truth(t), rng=rng, coarse=0.5)
-        bank[t] = tracking.remember(seen, answer), answer
+def clip_loss(
+    tracking: CloseTracking, batch: ClipBatch, *, rng: np.random.Generator, lesson: Lesson | None = None
+) -> Tensor:
+    """Return the mean loss over the followed and the clicked frames of a batch."""
+    lesson = lesson or Lesson.of(rng, batch.masks.shape[1])
+    total, weight = batch.scales.new_zeros(()), 0.0
+    for step in _Course(tracking, batch, lesson, rng).steps():
+        own = CLICKED_WEIGHT if step.is_clicked else 1.0
+        total = total + own * followed_loss(step.output, step.truth, share=step.share)
+        weight += own
+    return total / weight
+
+
+class _Course:
+    """One batch of clips, followed as `predict` does: memories of hard masks, pointers of prompted frames alone."""
+
+    def __init__(
+        self, tracking: CloseTracking, batch: ClipBatch, lesson: Lesson, rng: np.random.Generator
+    ) -> None:
+        self.tracking, self.batch, self.lesson, self.rng = tracking, batch, lesson, rng
+        self.frames, self.count = batch.masks.shape[1:3]
+        seeing, own = (next(p.parameters()).dtype for p in (tracking.model.image_encoder, tracking.memory))
+        with torch.no_grad():
+            pixels = normalise(batch.pixels.flatten(0, 1)).to(seeing, memory_format=torch.channels_last)
+            self.features = tracking.model.encode(pixels).to(pixels.device, own)
+        first = batch.masks[:, 0].flatten(2)
+        twice = (first[:, :1] == first[:, 1:]).all(2).any(1) if self.count > 1 else first.new_ones(len(first))
+        self.is_apart = ~twice.bool()  # (B,) clips whose objects are not one and the same
+        self.kept: dict[int, CloseKept] = {}
+        self.prompted: set[int] = set()
+
+    def steps(self) -> Iterator[Step]:
+        """Yield what is said on the frames, one after the other."""
+        answer = None  # (N, 1, h, w) hard logits of the last frame
+        for t in range(self.frames):
+            seen = Seen(
+                _of_frame(self.features, t, frames=self.frames, count=self.count), self.batch.places(t)
+            )
+            truth = self.batch.truth(t)
+            if answer is None:
+                answer = yield from self._first(seen, truth)
+            else:
+                answer = yield from self._followed(seen, truth, t=t, last=answer)
+            shown = self.tracking.drawn(seen, answer) if t in self.prompted else self.tracking.bare(answer)
+            self.kept[t] = self.tracking.remember(seen, shown)
+
+    def _first(self, seen: Seen, truth: Tensor) -> Generator[Step, None, Tensor]:
+        """Prompt all objects on the first frame: drawn masks, or clicks that the image model answers first."""
+        self.prompted.add(0)
+        if self.lesson.is_drawn:
+            return _drawn(truth, self.rng, coarse=0.5)
+        binary = _binary(truth)
+        prompts = first_prompts(binary, self.rng, mix=_FIRST_MIX).to(truth.device)
+        logits = self._on_image(seen, prompts, odd_share=self.lesson.odd_share)
+        found = true_iou(logits, truth)[:, 0]
+        share = torch.where(found < _LOST, _LOST_SHARE, 1.0)
+        return (
+            yield from self._clicked(
+                seen, truth, t=0, told=None, clicks=Clicks(prompts.xy, prompts.labels),
+                answer=_hard(logits), share=share, turns=self.lesson.clicks,
+            )
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _on_image(self, seen: Seen, prompts: PromptBatch, *, odd_share: float) -> Tensor:
+        """Return the (N, 1, h, w) logits that the image model answers, `odd_share` of them not its best."""
+        image = self.tracking.model.decode_all(seen.features, prompts.xy, prompts.labels, masks=prompts.masks)
+        best = image.ious[:, 1:].argmax(1) + 1
+        is_odd = torch.from_numpy(self.rng.random(len(best)) < odd_share).to(best.device)
+        best = torch.where(is_odd, torch.from_numpy(self.rng.integers(1, 4, len(best))).to(best.device), best)
+        chosen = torch.where(prompts.is_ambiguous, best, torch.zeros_like(best))
+        return image.logits[torch.arange(len(chosen)), chosen][:, None].float()
+
+    def _followed(self, seen: Seen, truth: Tensor, *, t: int, last: Tensor) -> Generator[Step, None, Tensor]:
+        """Follow all objects to a frame, and correct what was found if the lesson says so."""
+        told = self._told(seen, t)
+        before = self.batch.places(t - 1)
+        earlier = self.tracking.earlier(self.tracking.bare(last), source=before, target=seen.places)
+        is_told = torch.from_numpy(self.rng.random(len(earlier)) >= self.lesson.forget).to(earlier.device)
+        output = self.tracking.asked(seen, told, earlier=earlier * is_told[:, None, None, None])
+        was_there = (self.batch.truth(t - 1) > 0.5).flatten(1).any(1)
+        found = true_iou(last, self.batch.truth(t - 1))[:, 0]
+        share = torch.where(was_there & (found < _LOST), _LOST_SHARE, 1.0)
+        yield Step(t, output, truth, share, is_clicked=False)
+        answer = self._resolved(self.tracking.judged(output).logits)
+        if t == self.lesson.corrected:
+            self.prompted.add(t)
+            if self.rng.random() < self.lesson.wrong_share:
+                answer = self._wrong(seen, truth)
+            none = Clicks.none(len(truth), like=truth)
+            clicks = self._corrections(none, truth, answer, shows=self.rng.random() < 0.5)
+            answer = yield from self._clicked(
+                seen, truth, t=t, told=told, clicks=clicks, answer=answer,
+                share=torch.ones_like(share), turns=self.lesson.clicks,
+            )  # fmt: skip
+        elif self.rng.random() < self.lesson.true_share:
+            answer = _drawn(truth, self.rng, coarse=0.5)
+        return answer
+
+    def _clicked(
+        self, seen: Seen, truth: Tensor, *, t: int, told: CloseRecollection | None, clicks: Clicks,
+        answer: Tensor, share: Tensor, turns: int,
+    ) -> Generator[Step, None, Tensor]:  # fmt: skip
+        """Answer clicks on top of an answer, and then one more click each on what is still wrong."""
+        for turn in range(turns):
+            if turn:
+                clicks = self._corrections(clicks, truth, answer)
+            output = self.tracking.asked(seen, told, earlier=answer, clicks=clicks)
+            yield Step(t, output, truth, share, is_clicked=True)
+            answer = self._resolved(self.tracking.judged(output, clicks=clicks).logits)
+        return answer
+
+    def _wrong(self, seen: Seen, truth: Tensor) -> Tensor:
+        """Return hard logits of wrong answers: the other objects' masks, or what the image model says to some click."""
+        if self.rng.random() < 0.35:
+            return _hard(truth.unflatten(0, (-1, self.count)).roll(1, 1).flatten(0, 1) - 0.5)
+        prompts = first_prompts(_binary(truth), self.rng, mix=PromptMix(click=1.0)).to(truth.device)
+        return _hard(self._on_image(seen, prompts, odd_share=0.8))
+
+    def _corrections(self, clicks: Clicks, truth: Tensor, answer: Tensor, *, shows: bool = False) -> Clicks:
+        """Return clicks with one more each."""
+        prompts = PromptBatch(clicks.xy, clicks.labels, answer, clicks.labels[:, 0] > 1)
+        more = corrected(prompts, _binary(truth, least=False), logits=answer, rng=self.rng, shows=shows)
+        return Clicks(more.xy, more.labels)
+
+    def _told(self, seen: Seen, t: int) -> CloseRecollection:
+        """Return what is recalled on a frame."""
+        prompted = sorted(self.prompted)
+        passed = [f for f in range(t - 1, max(-1, t - self.tracking.memory.n_ages), -1) if f not in prompted]
+        kept = [(0, self.kept[f]) for f in prompted] + [(t - f, self.kept[f]) for f in passed]
+        return self.tracking.recollection(
+            seen.places, kept, [(t - f, self.kept[f].pointers) for f in prompted]
+        )
+
+    @torch.no_grad()
+    def _resolved(self, logits: Tensor) -> Tensor:
+        """Return hard logits; a pixel that several objects of a clip want goes to the surest."""
+        each = logits.unflatten(0, (-1, self.count))
+        is_best = (each >= each.amax(1, keepdim=True)) | ~self.is_apart[:, None, None, None, None]
+        return _hard(torch.where(is_best, each, -HARD).flatten(0, 1))
 
 
 @torch.inference_mode()
 def follow_quality(
     tracking: CloseTracking, clips: list[tuple[Tensor, Tensor, Tensor, Tensor]], *, batch: int = 8
 ) -> dict[str, float]:
-    """Return the mean IoU over followed object-frames, the same at the last frame, and the accuracy of presence."""
+    """Return the mean IoU of clicked, of mended, of followed and of last frames, and how often presence is right.
+
+    One click on the first frame, one correction in the middle.
+    """
     rng = np.random.default_rng(0)
-    ious: list[tuple[int, float]] = []
+    first: list[float] = []
+    mended: list[float] = []
+    ious: list[tuple[bool, float]] = []
     right: list[bool] = []
     for start in range(0, len(clips), batch):
         parts = ClipBatch(*(torch.stack(x) for x in zip(*clips[start : start + batch], strict=True)))
-        for t, answer, _ in _follow(tracking, parts, {0}, rng=rng):
-            truth = parts.truth(t)
-            is_there = (truth > 0.5).flatten(1).any(1)
-            found = true_iou(answer.logits, truth)[:, 0]
-            ious += [(t, float(iou)) for iou in found[is_there]]
+        frames = parts.masks.shape[1]
+        for step in _Course(tracking, parts, Lesson(corrected=frames // 2), rng).steps():
+            answer = tracking.judged(step.output)
+            is_there = (step.truth > 0.5).flatten(1).any(1)
+            found = true_iou(answer.logits, step.truth)[:, 0]
+            if step.is_clicked:
+                (mended if step.t else first).extend(found[is_there].tolist())
+                continue
+            ious += [(step.t == frames - 1, float(iou)) for iou in found[is_there]]
             right += (answer.is_present[:, 0] == is_there).tolist()
     mean = float(np.mean([iou for _, iou in ious]))
-    last = float(np.mean([iou for t, iou in ious if t == clips[0][0].shape[0] - 1]))
-    presence = float(np.mean(right))
-    return {
-        "iou": round(mean, 4),
-        "last": round(last, 4),
-        "presence": round(presence, 4),
-        "score": round((mean + last + presence) / 3, 4),
-    }
+    last = float(np.mean([iou for is_last, iou in ious if is_last]))
+    parts_of = {"first": float(np.mean(first)), "mended": float(np.mean(mended)), "iou": mean, "last": last}
+    parts_of["presence"] = float(np.mean(right))
+    score = float(np.mean(list(parts_of.values())))
+    return {name: round(value, 4) for name, value in (parts_of | {"score": score}).items()}
 
 
 def followed_loss(output: MaskOutput, truth: Tensor, *, share: Tensor) -> Tensor:
@@ -162,38 +321,24 @@ def followed_loss(output: MaskOutput, truth: Tensor, *, share: Tensor) -> Tensor
     return (each * share).sum() / share.sum().clamp(min=1)
 
 
-def _drawn(
-    tracking: CloseTracking, seen: Seen, truth: Tensor, *, rng: np.random.Generator, coarse: float
-) -> TrackedFrame:
-    """Return true masks as answers, `coarse` of them as a hasty hand or a first prompt would give them."""
-    binary = (truth[:, 0] > 0.5).cpu().numpy()
+def _drawn(truth: Tensor, rng: np.random.Generator, *, coarse: float) -> Tensor:
+    """Return true masks as hard logits, `coarse` of them as a hasty hand would give them."""
+    binary = _binary(truth, least=False)
     drawn = [coarse_mask(m, rng) if m.any() and rng.random() < coarse else m for m in binary]
-    logits = torch.from_numpy(np.stack(drawn)).to(truth)[:, None] * 20 - 10
-    return tracking.drawn(seen, logits)
+    return torch.from_numpy(np.stack(drawn)).to(truth)[:, None] * (2 * HARD) - HARD
 
 
-def _asked(
-    tracking: CloseTracking,
-    seen: Seen,
-    bank: dict[int, tuple[CloseKept, TrackedFrame]],
-    frame: int,
-    prompted: set[int],
-    *,
-    forget: float,
-    rng: np.random.Generator,
-) -> MaskOutput:
-    """Return what the decoder says to a frame without a prompt."""
-    told_frames = sorted(t for t in prompted if t < frame)
-    passed = [t for t in range(frame - 1, max(-1, frame - tracking.memory.n_ages), -1) if t not in prompted]
-    kept = [(0, bank[t][0]) for t in told_frames] + [(frame - t, bank[t][0]) for t in passed]
-    pointers = [
-        (frame - t, k.pointers) for t, (k, _) in bank.items() if frame - t <= _POINTERS or t in prompted
-    ]
-    told = tracking.recollection(seen.places, kept, pointers)
-    last, answer = bank[frame - 1]
-    earlier = tracking.earlier(answer, source=last.places, target=seen.places).detach()
-    is_told = torch.from_numpy(rng.random(len(earlier)) >= forget).to(earlier.device)
-    return tracking.asked(seen, told, earlier=earlier * is_told[:, None, None, None])
+def _hard(logits: Tensor) -> Tensor:
+    """Return logits of masks that are taken as they are."""
+    return (logits > 0).float() * (2 * HARD) - HARD
+
+
+def _binary(truth: Tensor, *, least: bool = True) -> NDArray[np.bool_]:
+    """Return (N, h, w) masks; with `least`, of at least one cell."""
+    binary: NDArray[np.bool_] = (truth[:, 0] > 0.5).cpu().numpy()
+    if least:
+        binary[~binary.any((1, 2)), 0, 0] = True
+    return binary
 
 
 def _of_frame(features: ImageFeatures, frame: int, *, frames: int, count: int) -> ImageFeatures:

@@ -137,7 +137,7 @@ class Trainer:
         seed = self.recipe.seed * 100_003 + self.step
         stream: IterableDataset[tuple[Tensor, ...]]
         if isinstance(stage.plan, ClipPlan):
-            stream = ClipStream(self.images, stage.plan, seed=seed)
+            stream = ClipStream(self.images, stage.plan, seed=seed, batch=stage.batch)
         else:
             stream = CropStream(
                 self.images, stage.plan, seed=seed, scene_share=stage.scene_share, kinds=stage.kinds

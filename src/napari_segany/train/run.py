@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def _following_validator(
     """Return a function that measures weights on windows of clips that training never sees."""
     plan = recipe.stages[-1].plan
     assert isinstance(plan, ClipPlan)
-    stream = ClipStream(kept, plan, seed=1, first_seed=0)
+    stream = ClipStream(kept, replace(plan, again=()), seed=1, first_seed=0, batch=8)
     clips = list(islice(stream, _CLIPS))
 
     def validate(weights: dict[str, Tensor]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from napari_segany.core.types import BoolMask, Box
 from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 
-from .clicks import Click, coarse_mask, corrective_click, first_click, noisy_box
+from .clicks import Click, coarse_mask, corrective_click, first_click, first_correction, noisy_box
 
 CELL = 2
 """Frame pixels per pixel of the logits that prompts are simulated on."""
@@ -73,14 +73,23 @@ def first_prompts(truth: BoolMask, rng: np.random.Generator, *, mix: PromptMix) 
 
 
 def corrected(
-    prompts: PromptBatch, truth: BoolMask, *, logits: Tensor, rng: np.random.Generator
+    prompts: PromptBatch,
+    truth: BoolMask,
+    *,
+    logits: Tensor,
+    rng: np.random.Generator,
+    shows: bool = False,
 ) -> PromptBatch:
-    """Return the prompts with one more click each, on the errors of (N, 1, h, w) logits, which become mask prompts."""
+    """Return the prompts with one more click each, on the errors of (N, 1, h, w) logits, which become mask prompts.
+
+    With `shows`, objects that are mostly missed are clicked on first.
+    """
+    choose = first_correction if shows else corrective_click
     guess = (logits[:, 0] > 0).cpu().numpy()
     xy = np.zeros((len(truth), 1, 2), dtype=np.float32)
     labels = np.full((len(truth), 1), PADDING, dtype=np.int64)
     for i in range(len(truth)):
-        click = corrective_click(truth[i], guess[i], rng=rng)
+        click = choose(truth[i], guess[i], rng=rng)
         if click is not None:
             xy[i, 0], labels[i, 0] = _frame_xy(click), POSITIVE if click.is_positive else NEGATIVE
     return PromptBatch(

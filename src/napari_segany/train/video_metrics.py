@@ -2,9 +2,10 @@
 
 Protocol: each object gets one click, its deepest point, on one frame: the first that shows it in a movie, the one
 that shows most of it in a stack. All are followed forwards, each joining at its frame, and then backwards over the
-whole clip. A correction is one click on the frame with an object's worst IoU, at the deepest point of the larger
-error, added to what was clicked on that frame before; then all are followed again. A mother counts until she
-divides, a daughter from then on.
+whole clip. A correction is up to `clicks` clicks on the frame with an object's worst IoU: one on the object if it is
+mostly missed, else and from then on at the deepest point of the larger error, until the mask is good. They are added to
+what was clicked on that frame before; then all are followed again. Three clicks a frame are the protocol of Ravi et al.
+2024, section 6.1. A mother counts until she divides, a daughter from then on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from napari_segany.core.types import (
     VideoStateLike,
 )
 
-from .clicks import corrective_click, deepest_point
+from .clicks import corrective_click, deepest_point, first_correction
 from .movies import CLIP_KINDS, MOVIE_KINDS, Clip, render_clip
 from .video_results import Followed, VideoEvaluation
 
@@ -35,6 +36,9 @@ LEAST_AREA = 30
 
 TRAINING_SEEDS = 2**32
 """Training renders clips of seeds from here on, validation of seeds below."""
+
+GOOD = 0.9
+"""IoU from which on a person clicks no more on a frame."""
 
 _BEFORE, _AFTER = 2, 5  # frames beside a division
 _NEAR = 8  # pixels between neighbours of a division
@@ -71,6 +75,7 @@ def evaluate_video(
     clips: Iterable[Clip],
     *,
     corrections: int = 0,
+    clicks: int = 3,
     most_objects: int = 6,
     progress: Callable[[int, str], None] | None = None,
 ) -> VideoEvaluation:
@@ -80,6 +85,8 @@ def evaluate_video(
     ----------
     corrections
         How often each object is corrected; there are results after each time.
+    clicks
+        The most clicks of one correction.
     most_objects
         Per clip; where there are more, a fixed random choice of them.
     progress
@@ -88,11 +95,12 @@ def evaluate_video(
     Raises
     ------
     DataError
-        If no object is large enough on the frame that it is clicked on, or `corrections` is negative.
+        If no object is large enough on the frame that it is clicked on, or one of the numbers is too small.
     """
-    if corrections < 0 or most_objects < 1:
+    if corrections < 0 or min(most_objects, clicks) < 1:
         raise DataError(
-            f"corrections must be 0 or more and most_objects 1 or more, got {corrections} and {most_objects}"
+            "corrections must be 0 or more, clicks and most_objects 1 or more, "
+            f"got {corrections}, {clicks} and {most_objects}"
         )
     rounds: list[list[Followed]] = [[] for _ in range(corrections + 1)]
     done = frames = 0
@@ -100,7 +108,9 @@ def evaluate_video(
         targets = targets_of(clip, most=most_objects)
         if targets:
             for results, found in zip(
-                rounds, _rounds(predictor, clip, targets=targets, corrections=corrections), strict=True
+                rounds,
+                _rounds(predictor, clip, targets=targets, corrections=corrections, most_clicks=clicks),
+                strict=True,
             ):
                 results.extend(found)
         done, frames = done + 1, frames + len(clip)
@@ -108,7 +118,7 @@ def evaluate_video(
             progress(done, clip.kind)
     if not rounds[0]:
         raise DataError(f"none of the {done} clips shows an object of {LEAST_AREA} pixels to click on")
-    return VideoEvaluation(predictor.card.name, done, frames, tuple(tuple(part) for part in rounds))
+    return VideoEvaluation(predictor.card.name, done, frames, tuple(tuple(part) for part in rounds), clicks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +221,12 @@ class _Answers:
 
 
 def _rounds(
-    predictor: VideoPredictorLike, clip: Clip, *, targets: Sequence[Target], corrections: int
+    predictor: VideoPredictorLike,
+    clip: Clip,
+    *,
+    targets: Sequence[Target],
+    corrections: int,
+    most_clicks: int,
 ) -> Iterator[list[Followed]]:
     """Yield how the objects of a clip were followed after their first clicks, and after each correction."""
     state = predictor.open(clip.images)
@@ -220,13 +235,13 @@ def _rounds(
     for place, target in enumerate(targets):
         row, col = deepest_point(target.truth(clip, target.frame))
         clicks[target.frame, place] = Points(np.array([[row, col]], dtype=np.float32), np.array([True]))
-    new = dict(clicks)
+    new = clicks
     for turn in range(corrections + 1):
         if turn:
             new = _corrections(clip, targets, answers=answers, clicks=clicks)
-            clicks.update(new)
         if new:
-            _play(predictor, state, clicks=new, answers=answers)
+            game = _Game(predictor, state, clip, targets, answers)
+            clicks |= game.play(new, most_clicks=most_clicks if turn else 1)
         yield [
             _followed(clip, t, masks=answers.masks[k], prompted=[f for f, p in clicks if p == k])
             for k, t in enumerate(targets)
@@ -242,7 +257,7 @@ def _corrections(
         frames = np.flatnonzero(target.counted & target.present).tolist()
         ious = [_iou(target.truth(clip, f), answers.masks[place, f]) for f in frames]
         frame = frames[int(np.argmin(ious))]
-        click = corrective_click(target.truth(clip, frame), answers.masks[place, frame])
+        click = first_correction(target.truth(clip, frame), answers.masks[place, frame])
         if click is not None:
             none = Points(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=bool))
             before = clicks.get((frame, place), none)
@@ -250,24 +265,50 @@ def _corrections(
     return new
 
 
-def _play(
-    predictor: VideoPredictorLike,
-    state: VideoStateLike,
-    *,
-    clicks: dict[tuple[int, int], Points],
-    answers: _Answers,
-) -> None:
-    """Prompt the objects and follow all of them forwards, from where each is clicked on, and then backwards."""
-    order = sorted(clicks)
-    ends = [frame for frame, _ in order[1:]] + [state.n_frames]
-    for (frame, place), end in zip(order, ends, strict=True):
-        prompt = Prompt(points=clicks[frame, place])
-        answers.take(predictor.prompt(state, prompt, frame=frame, object_id=place + 1))
-        if end > frame:
-            for found in predictor.propagate(state, range(frame, end)):
-                answers.take(found)
-    for found in predictor.propagate(state, range(state.n_frames - 1, -1, -1)):
-        answers.take(found)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Game:
+    """A simulated person at a stack."""
+
+    predictor: VideoPredictorLike
+    state: VideoStateLike
+    clip: Clip
+    targets: Sequence[Target]
+    answers: _Answers
+
+    def play(
+        self, clicks: dict[tuple[int, int], Points], *, most_clicks: int
+    ) -> dict[tuple[int, int], Points]:
+        """Click on objects and follow all of them forwards, from where each is clicked on, and then backwards.
+
+        `clicks` are by frame and object; returned are all that were made there.
+        """
+        made = {}
+        order = sorted(clicks)
+        ends = [frame for frame, _ in order[1:]] + [self.state.n_frames]
+        for (frame, place), end in zip(order, ends, strict=True):
+            made[frame, place] = self._click(frame, place, clicks[frame, place], most_clicks=most_clicks)
+            if end > frame:
+                self._follow(range(frame, end))
+        self._follow(range(self.state.n_frames - 1, -1, -1))
+        return made
+
+    def _click(self, frame: int, place: int, points: Points, *, most_clicks: int) -> Points:
+        """Click on one object, again while its mask is not good; return all clicks."""
+        truth = self.targets[place].truth(self.clip, frame)
+        for count in range(1, most_clicks + 1):
+            prompt = Prompt(points=points)
+            self.answers.take(self.predictor.prompt(self.state, prompt, frame=frame, object_id=place + 1))
+            shown = self.answers.masks[place, frame]
+            click = corrective_click(truth, shown)
+            if count == most_clicks or click is None or _iou(truth, shown) >= GOOD:
+                break
+            points = points.with_click(click.row, click.col, positive=click.is_positive)
+        return points
+
+    def _follow(self, frames: range) -> None:
+        """Follow all objects through a range."""
+        for found in self.predictor.propagate(self.state, frames):
+            self.answers.take(found)
 
 
 def _followed(clip: Clip, target: Target, *, masks: BoolMask, prompted: Sequence[int]) -> Followed:

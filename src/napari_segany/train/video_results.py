@@ -67,12 +67,16 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class VideoEvaluation:
-    """Results over all objects of some clips; `rounds[n]` are those after `n` corrections of each object."""
+    """Results over all objects of some clips; `rounds[n]` are those after `n` corrections of each object.
+
+    `clicks` is the most clicks of a correction.
+    """
 
     model: str
     clips: int
     frames: int
     rounds: tuple[tuple[Followed, ...], ...]
+    clicks: int = 3
 
     def as_dict(self) -> dict[str, object]:
         """Return means after all corrections, and what they were before, as plain values, ready for JSON."""
@@ -82,6 +86,7 @@ class VideoEvaluation:
             "clips": self.clips,
             "frames": self.frames,
             "corrections": len(self.rounds) - 1,
+            "clicks_per_correction": self.clicks,
             **summary(last),
             "drift": drift(last),
             "by_corrections": {
