@@ -22,7 +22,7 @@ from napari_segany.models.sam2 import SAM2, build_sam2
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
 from napari_segany.train import dataset, loop, trainable
-from napari_segany.train.clip_plan import ClipPlan
+from napari_segany.train.clip_plan import ClipPlan, WindowPlan
 from napari_segany.train.dataset import CropPlan, CropStream
 from napari_segany.train.loop import BEST, CHECKPOINT, Trainer
 from napari_segany.train.recipes import Recipe, Stage
@@ -331,7 +331,8 @@ def test_a_memory_learns_on_a_frozen_base(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "base.safetensors"
     save_file(base, path)
     monkeypatch.setattr(trainable, "find_weights", lambda spec: path)
-    plan = ClipPlan(frames=3, side=64, rendered=(96, 96), still_share=0.0)
+    windows = WindowPlan(side=64, frames=3)
+    plan = ClipPlan(usual=windows, large=windows, rendered=(96, 96), still_share=0.0)
     recipe = replace(
         RECIPE, name="test-memory", model=RECIPE.name, base="sam2-nano", learns=(".memory.",),
         stages=(Stage(3, plan, batch=1, rate=1e-3, last_rate=0.0),),

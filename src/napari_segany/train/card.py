@@ -70,7 +70,12 @@ CARDS = {text.title: text for text in (SAM2_NANO, SAM2_HQ_NANO)}
 
 
 def write_card(
-    path: Path, *, weights: Path, text: CardText, evaluations: dict[str, dict[str, object]]
+    path: Path,
+    *,
+    weights: Path,
+    text: CardText,
+    evaluations: dict[str, dict[str, object]],
+    following: dict[str, Any] | None = None,
 ) -> None:
     """Write a card in Markdown.
 
@@ -82,10 +87,14 @@ def write_card(
         Title, data, limits.
     evaluations
         Heading to the result of `Evaluation.as_dict`.
+    following
+        Result of `VideoEvaluation.as_dict`, if the model follows objects.
     """
     lines = [f"# {text.title}", "", text.summary, "", *_facts(weights, text), "", *_PROTOCOL, ""]
     for heading, result in evaluations.items():
         lines += [f"## {heading}", "", *_table(result), ""]
+    if following is not None:
+        lines += ["## Following objects through procedural movies and stacks", "", *_followed(following), ""]
     lines += ["## Limits", "", *(f"- {limit}" for limit in text.limits), ""]
     path.write_text("\n".join(lines))
 
@@ -135,8 +144,11 @@ def _training(header: dict[str, str], text: CardText, *, indent: str = "") -> li
 
 def _cut(plan: dict[str, Any]) -> str:
     """Return in words what a training plan cuts: windows of clips, or crops of images."""
-    if isinstance(plan["frames"], int):
-        return f"clips of {plan['frames']} windows of {plan['side']} pixels"
+    if "usual" in plan:
+        windows = (
+            f"{plan[name]['frames']} windows of {plan[name]['side']} pixels" for name in ("usual", "large")
+        )
+        return "clips of " + " or ".join(windows)
     return f"crops of {plan['side']} pixels"
 
 
@@ -154,3 +166,31 @@ def _table(result: dict[str, object]) -> list[str]:
         cells = " | ".join(f"{float(str(values[m])):.3f}" for m in _MEASURES)
         lines.append(f"| {name} | {values['objects']} | {cells} |")
     return lines
+
+
+def _followed(result: dict[str, Any]) -> list[str]:
+    """Return the protocol of following in words, and a Markdown table: after each correction, then by kind."""
+    how = f"--clips {result['clips']} --corrections {result['corrections']} --clicks {result['clicks_per_correction']}"
+    lines = [
+        f"`segany evaluate --video {how}`, {result['frames']} frames: mean IoU over",
+        "object-frames after one click on one frame of each object, and after corrections; the share of frames without",
+        "the object that were called so; the share of frames beside divisions in which a mask takes a neighbour.",
+        "",
+        "| | objects | one click | corrected | absent | swallowed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for turn, values in result["by_corrections"].items():
+        name = "one click" if turn == "0" else f"{turn} correction{'s' if turn != '1' else ''}"
+        ious = (values["iou"], None) if turn == "0" else (None, values["iou"])
+        lines.append(_row(name, values, ious))
+    for name, values in (result["by_axis"] | result["by_kind"]).items():
+        title = {"t": "movies", "z": "stacks"}.get(name, name)
+        lines.append(_row(title, values, (values["iou_of_one_click"], values["iou"])))
+    return lines
+
+
+def _row(name: str, values: dict[str, Any], ious: tuple[float | None, float | None]) -> str:
+    """Return one line of a table."""
+    shown = (*ious, values["absent"], values["swallowed"])
+    cells = " | ".join("" if value is None else f"{value:.3f}" for value in shown)
+    return f"| {name} | {values['objects']} | {cells} |"

@@ -119,7 +119,10 @@ SAM2_HQ_NANO = Recipe(
 
 SAM2_NANO_MEMORY = Recipe(
     "sam2-nano-memory",
-    stages=(Stage(5200, ClipPlan(), batch=4, rate=5e-4, last_rate=0.0),),
+    stages=(
+        Stage(4300, ClipPlan(), batch=4, rate=5e-4, last_rate=1e-4),
+        Stage(900, ClipPlan(), batch=4, rate=1.5e-4, last_rate=0.0),
+    ),
     weight_decay=0.02,
     base="sam2-nano",
     learns=(".memory.",),

@@ -1,0 +1,72 @@
+"""Model cards: what they say comes from the weights file's header and from evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_segany.models.weights import write_packed
+from napari_segany.train.card import CARDS, write_card
+from napari_segany.train.recipes import recipe_of
+from napari_segany.train.video_results import Followed, VideoEvaluation
+
+NUMBERS = {
+    "objects": 7, "click1": 0.5, "click3": 0.625, "click5": 0.75, "box": 0.875, "best_of_3": 0.5, "boundary_iou": 0.25,
+    "box_boundary_iou": 0.375,
+}  # fmt: skip
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "some.safetensors"
+    header = {"licence": "BSD-3-Clause", "step": "40", "seconds": "7200"}
+    header["recipe"] = json.dumps(asdict(recipe_of("sam2-nano")))
+    own = header | {"recipe": json.dumps(asdict(recipe_of("sam2-nano-memory"))), "step": "90"}
+    header |= {f"memory_{key}": value for key, value in own.items() if key != "licence"}
+    write_packed(path, {"a.weight": torch.ones(4, 8)}, metadata=header)
+    return path
+
+
+def followed(kind: str, iou: float) -> Followed:
+    here = np.array([True, True, True, False])
+    no = np.zeros(4, dtype=bool)
+    ious = np.where(here, iou, 0.0)
+    return Followed(kind, "t" if kind == "cells" else "z", 1, (0,), ~no, here, ious, ~here, no, no)
+
+
+def test_a_card_says_how_weights_came_about_and_what_they_reach(tmp_path: Path, weights: Path) -> None:
+    rounds = tuple((followed("cells", iou), followed("blobs", iou + 0.25)) for iou in (0.25, 0.5))
+    video = VideoEvaluation("some", 2, 8, rounds, 3).as_dict()
+    result = {
+        **NUMBERS,
+        "images": 3,
+        "by_modality": {"fluorescence": NUMBERS},
+        "by_size": {"under 100": NUMBERS},
+    }
+    card = tmp_path / "some.md"
+    write_card(
+        card, weights=weights, text=CARDS["sam2-nano"], evaluations={"Nuclei": result}, following=video
+    )
+    text = card.read_text()
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in text
+    assert "averaged weights of step 40, the best by validation, after 2.0 hours" in text
+    assert "averaged weights of step 90" in text
+    assert "clips of 8 windows of 128 pixels or 5 windows of 224 pixels" in text
+    assert "crops of 192 pixels" in text
+    assert "| under 100 pixels | 7 | 0.500 | 0.625 | 0.750 | 0.875 |" in text
+    assert "--clips 2 --corrections 1 --clicks 3`, 8 frames" in text
+    assert "| one click | 2 | 0.375 |  | 1.000 |  |" in text
+    assert "| 1 correction | 2 |  | 0.625 | 1.000 |  |" in text
+    assert "| blobs | 1 | 0.500 | 0.750 | 1.000 |  |" in text
+
+
+def test_models_that_do_not_follow_have_no_such_table(tmp_path: Path, weights: Path) -> None:
+    card = tmp_path / "some.md"
+    write_card(card, weights=weights, text=CARDS["sam2-nano"], evaluations={})
+    assert "Following objects" not in card.read_text()
