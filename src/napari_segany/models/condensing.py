@@ -26,7 +26,7 @@ BLOCK = 4
 STEP = 2
 """Cells along the side of what is put together."""
 
-NEAR = 64
+NEAR = 40
 """Blocks that are recalled cell by cell."""
 
 
