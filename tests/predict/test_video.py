@@ -16,7 +16,7 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.types import Box, FrameMasks, ModelCard, Points, Prompt, VideoPredictorLike
 from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.sam2 import SAM2, Sam2
-from napari_segany.predict.follower import Ask, Found
+from napari_segany.predict.follower import Ask, Found, Reminder
 from napari_segany.predict.loading import Model, _prepare
 from napari_segany.predict.precision import place
 from napari_segany.predict.video import VideoPredictor
@@ -213,9 +213,9 @@ def test_further_clicks_correct_the_same_answer(movie: np.ndarray) -> None:
     run(predictor, state, range(8))
     prompt = state.follower.prompt
 
-    def noted(look: object, prompt_: Prompt, *, earlier: np.ndarray | None, reminded: Ask | None) -> Found:
+    def noted(look: object, prompt_: Prompt, *, earlier: np.ndarray | None, reminded: Reminder) -> Found:
         asked.append(None if earlier is None else earlier.sum())
-        assert (reminded is None) == (state.prompted(1) == (0,) and prompt_.box is not None)
+        assert (reminded() is None) == (state.prompted(1) == (0,) and prompt_.box is not None)
         return prompt(look, prompt_, earlier=earlier, reminded=reminded)
 
     state.follower.prompt = noted  # type: ignore[method-assign]
@@ -226,6 +226,20 @@ def test_further_clicks_correct_the_same_answer(movie: np.ndarray) -> None:
     assert asked == [followed, followed]
     predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=0, object_id=1)
     assert asked[-1] is None  # a first prompt corrects nothing
+
+
+def test_memories_are_not_made_again_for_answers_that_do_not_use_them(
+    movie: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The released models answer a prompt on its frame alone."""
+    predictor = predictor_of("sam2.1_hiera_tiny")
+    state = opened(predictor, movie)
+    run(predictor, state, range(10))
+    state.objects[1].memories.clear()
+    adopted: list[object] = []
+    monkeypatch.setattr(state.follower, "adopt", lambda *_, **__: adopted.append(1))
+    predictor.prompt(state, click(30, 30), frame=8, object_id=1)
+    assert not adopted
 
 
 def test_memories_in_windows_are_made_of_masks_alone(movie: np.ndarray) -> None:

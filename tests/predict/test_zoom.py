@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_segany.core.geometry import ResizeMap, fit_long_side
@@ -35,6 +35,7 @@ def _click(row: float, col: float) -> Prompt:
     return Prompt(points=Points(np.array([[row, col]]), np.array([True])))
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(40, 900),
     width=st.integers(40, 900),
@@ -108,6 +109,7 @@ def test_the_box_of_earlier_logits_is_in_image_pixels() -> None:
     assert boxes_of_logits(-np.ones((4, 4), dtype=np.float32), ResizeMap((8, 8), (8, 8))) == []
 
 
+@settings(deadline=None)
 @given(rows=st.integers(2, 24), cols=st.integers(2, 24), seed=st.integers(0, 99))
 def test_resampling_onto_the_same_grid_changes_nothing(rows: int, cols: int, seed: int) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 1, rows, cols)).astype(np.float32))

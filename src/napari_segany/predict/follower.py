@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -61,6 +61,14 @@ class Ask:
     extent: Box | None
 
 
+Reminder: TypeAlias = Callable[[], Ask | None]
+"""Tells what a prompt's answer may be reminded of. Only who uses it asks: memories may have to be made for it."""
+
+
+def nothing() -> None:
+    """Be reminded of nothing."""
+
+
 class Follower(Protocol):
     """The steps of one kind of model. What `look` returns is the follower's own business."""
 
@@ -79,9 +87,9 @@ class Follower(Protocol):
         """Return the memory that a look holds, in bytes."""
 
     def prompt(
-        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Ask | None = None
+        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Reminder = nothing
     ) -> Found:
-        """Answer a prompt; `earlier` is the mask that it corrects, `reminded` what is known from other frames."""
+        """Answer a prompt; `earlier` is the mask that it corrects, `reminded` tells what is known from other frames."""
 
     def adopt(self, look: object, mask: BoolMask, *, extent: Box | None = None) -> Memory:
         """Remember an (H, W) mask as if it had been found: by a prompt, or from where it was seen in `extent`."""

@@ -29,7 +29,7 @@ from napari_segany.models.tracking import FrameMemory, Recollection, TrackedFram
 
 from .features import Features
 from .followed import Memory
-from .follower import Ask, Drawn, Found, at_pixels, score_of, whole
+from .follower import Ask, Drawn, Found, Reminder, at_pixels, nothing, score_of, whole
 from .loading import Model
 from .preprocess import check_image, to_frame, to_rgb
 from .prompts import Encoded, encode_prompt
@@ -108,7 +108,7 @@ class FrameFollower:
         return cast(EncodedFrame, look).features.nbytes
 
     def prompt(
-        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Ask | None = None
+        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Reminder = nothing
     ) -> Found:
         """Answer a prompt on the frame alone, beside an earlier mask, as the released models were trained to."""
         own = cast(EncodedFrame, look)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -119,7 +120,7 @@ class VideoPredictor:
             earlier = one.answers[frame].mask
         found = own.follower.prompt(
             own.look(frame), prompt, earlier=None if earlier is None else earlier.unpack(),
-            reminded=self._reminded(own, one, frame),
+            reminded=partial(self._reminded, own, one, frame),
         )  # fmt: skip
         if frame in one.prompts:
             one.forget_answers_of(frame)
@@ -209,7 +210,7 @@ class VideoPredictor:
             earlier = one.corrected.get(frame)
             found[number] = state.follower.prompt(
                 look, one.prompts[frame], earlier=None if earlier is None else earlier.unpack(),
-                reminded=self._reminded(state, one, frame),
+                reminded=partial(self._reminded, state, one, frame),
             )  # fmt: skip
         drawn = [found[n].drawn if n in found else _as_answered(state.objects[n], frame) for n in due]
         masks = resolved(drawn, state.frame_shape)

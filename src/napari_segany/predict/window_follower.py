@@ -28,7 +28,7 @@ from napari_segany.models.windows import LARGEST_SCALE, Places, corner_around, c
 
 from .features import Features
 from .followed import Memory
-from .follower import Ask, Drawn, Found, at_pixels, resolved, score_of, whole
+from .follower import Ask, Drawn, Found, Reminder, at_pixels, nothing, resolved, score_of, whole
 from .image import ImagePredictor
 from .loading import Model
 from .preprocess import check_image, normalise, to_rgb
@@ -109,7 +109,7 @@ class WindowFollower:
         return own.image.nbytes + own.rgb.untyped_storage().nbytes()
 
     def prompt(
-        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Ask | None = None
+        self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Reminder = nothing
     ) -> Found:
         """Answer a prompt: as on a single image, then click by click in the object's own window, on what is remembered.
 
@@ -118,15 +118,16 @@ class WindowFollower:
         own = cast(FrameLook, look)
         if prompt.mask is not None and prompt.mask.dtype == np.bool_ and says_nothing_else(prompt):
             return Found(whole(prompt.mask.astype(bool), score=1.0), own)
+        told = reminded()
         if earlier is None or not earlier.any() or prompt.box is not None or prompt.mask is not None:
             parts = by_click(prompt)
             answer = self._on_image(own, parts[0])
             if not says_nothing_else(prompt):
-                answer = self._settled(own, parts, answer, reminded=reminded)
+                answer = self._settled(own, parts, answer, reminded=told)
             if misses(prompt, answer.mask):
                 answer = _fitting(prompt, [answer, self._on_image(own, prompt)])
         else:
-            answer = self._corrected(own, prompt, earlier, reminded=reminded)
+            answer = self._corrected(own, prompt, earlier, reminded=told)
         return Found(whole(answer.mask, score=answer.score), own)
 
     def _corrected(

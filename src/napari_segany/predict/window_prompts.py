@@ -13,6 +13,8 @@ from napari_segany.models.close_memory import Clicks
 from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 from napari_segany.models.windows import Places
 
+from .zoom import extent_of
+
 MOST_PASSES = 8
 """Of a prompt's clicks, so many are answered one by one; those before them are said at once."""
 
@@ -25,7 +27,7 @@ def says_nothing_else(prompt: Prompt) -> bool:
 def by_click(prompt: Prompt) -> list[Prompt]:
     """Return a prompt as it was said: a box or the first click, then each further click beside what was said before."""
     points = prompt.points
-    if points is None or len(points) == 0:
+    if points is None:
         return [prompt]
     least = max(1 if prompt.box is None else 0, len(points) - MOST_PASSES + 1)
     counts = range(least, len(points) + 1)
@@ -49,15 +51,7 @@ def at_points(mask: BoolMask, points: Points) -> BoolMask:
 
 def around(prompt: Prompt, mask: BoolMask) -> Box | None:
     """Return the box around a mask and what was said of it; None where there is nothing."""
-    boxes = [box_of(mask)] if mask.any() else []
-    if prompt.box is not None:
-        boxes.append(prompt.box)
-    if prompt.points is not None:
-        boxes += [Box(r - 0.5, c - 0.5, r + 0.5, c + 0.5) for r, c in prompt.points.coords.tolist()]
-    if not boxes:
-        return None
-    starts = min(b.row0 for b in boxes), min(b.col0 for b in boxes)
-    return Box(*starts, max(b.row1 for b in boxes), max(b.col1 for b in boxes))
+    return extent_of(prompt, [box_of(mask)] if mask.any() else [])
 
 
 def in_places(prompt: Prompt, places: Places) -> Clicks:

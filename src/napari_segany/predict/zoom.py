@@ -54,7 +54,7 @@ def choose_window(prompt: Prompt, found: list[Box], resize: ResizeMap) -> Window
     The object is what was found of it and the prompt's points and box together. Windows lie on a coarse grid, so that
     further clicks on an object, and clicks on its neighbours, find theirs embedded.
     """
-    extent = _extent(prompt, found)
+    extent = extent_of(prompt, found)
     if extent is None:
         return None
     scale = max(resize.scale)
@@ -99,7 +99,7 @@ def _snapped(centre: float, length: int, *, pixels: int) -> slice:
     return slice(start, start + pixels)
 
 
-def _extent(prompt: Prompt, found: list[Box]) -> Box | None:
+def extent_of(prompt: Prompt, found: list[Box]) -> Box | None:
     """Return the box of what was found and of points and box of the prompt."""
     boxes = list(found)
     if prompt.box is not None:

@@ -23,10 +23,8 @@ from .movies import CLIP_KINDS, render_clip
 
 _FIRST_SEED = 1 << 32
 _LEAST_AREA = 20  # pixels of an object where it is prompted
-_LONGER, _TRIED = (
-    3,
-    8,
-)  # clips that are cut where objects vanish: rendered this many times as long, tried so often
+_LONGER = 3  # times that a clip which is cut where objects vanish is rendered as long
+_TRIED = 8  # starts of such a cut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
