@@ -131,12 +131,15 @@ class MaskPrediction:
         At the model's resolution, > 0 inside; a mask prompt for the next round.
     levels : (M,)
         Granularity, 1 (finest) to 6 (coarsest).
+    names
+        What each of the M masks shows, "" where no class fits; empty if nothing was named.
     """
 
     masks: BoolMask
     scores: FloatArray
     logits: FloatArray
     levels: NDArray[np.int_]
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -177,7 +180,8 @@ class ModelCard:
     """What a session needs to know about the model behind a predictor.
 
     `has_fine` says whether it draws fine boundaries, `finds_instances` whether it segments without prompts,
-    `number_format` what its encoder computes in, such as "bfloat16": features of one are not those of another.
+    `has_words` whether it names what it finds (`Namer`), `number_format` what its encoder computes in, such as
+    "bfloat16": features of one are not those of another.
     """
 
     name: str
@@ -186,6 +190,7 @@ class ModelCard:
     has_fine: bool = False
     finds_instances: bool = False
     number_format: str = ""
+    has_words: bool = False
 
 
 @runtime_checkable
@@ -230,6 +235,21 @@ class ImagePredictorLike(Protocol):
         fine: bool | None = None,
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts, in their order."""
+
+
+@runtime_checkable
+class Namer(Protocol):
+    """A predictor that names masks, where `card.has_words` says so."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names that masks are told apart by."""
+
+    def naming(self, classes: Sequence[str]) -> ImagePredictorLike:
+        """Return a predictor with the same model that tells masks apart by these class names, none for no names.
+
+        Features of the one serve the other. A CapabilityError if the model knows no words.
+        """
 
 
 class FrameSource(Protocol):

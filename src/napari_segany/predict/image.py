@@ -17,6 +17,7 @@ from torch import Tensor
 
 from napari_segany.core.errors import PromptError
 from napari_segany.core.geometry import ResizeMap, fit_long_side, stretch
+from napari_segany.core.granularity import levels_of
 from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.types import (
     AnyArray,
@@ -38,8 +39,6 @@ from .preprocess import check_image, to_frame, to_rgb
 from .prompts import Encoded, encode_prompt
 from .zoom import VIEW_SIDE, View, boxes_of_answer, boxes_of_logits, choose_window, kept_parts, resample
 
-LEVELS_OF_THREE = (2, 4, 6)
-LEVEL_OF_ONE = 4
 _FRAME_MULTIPLE = 32
 _LARGEST_BATCH = 4  # prompts; larger ones leave the caches of a CPU, measured 1.1 to 1.3 times slower
 _LARGEST_GPU_BATCH = 64
@@ -360,14 +359,4 @@ def _in_order(
 def _made(masks: NDArray[np.bool_], output: MaskOutput, order: Tensor, *, logits: Tensor) -> MaskPrediction:
     """Return a prediction of masks and logits that are in order already."""
     scores = output.ious[0][order].float().cpu().numpy()
-    return MaskPrediction(masks, scores, logits.float().numpy(), _levels(masks))
-
-
-def _levels(masks: NDArray[np.bool_]) -> NDArray[np.int_]:
-    """Place masks on the six-level ladder by area: three at 2, 4 and 6, one in the middle."""
-    if len(masks) == 1:
-        return np.array([LEVEL_OF_ONE])
-    levels = np.empty(len(masks), dtype=int)
-    areas = [np.count_nonzero(mask) for mask in masks]  # many times faster than a sum of bools
-    levels[np.argsort(areas, kind="stable")] = LEVELS_OF_THREE
-    return levels
+    return MaskPrediction(masks, scores, logits.float().numpy(), levels_of(masks))
