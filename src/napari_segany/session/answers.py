@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from napari_segany.core.errors import CapabilityError
+from napari_segany.core.granularity import Ladder, nearest
 from napari_segany.core.identity import FeatureKey, image_fingerprint
 from napari_segany.core.intensity import Window
 from napari_segany.core.types import (
@@ -21,6 +20,7 @@ from napari_segany.core.types import (
     Labels,
     MaskPrediction,
     ModelCard,
+    Namer,
 )
 
 from .features import FeatureCache, FeatureStoreLike, StoredFeatures
@@ -79,6 +79,8 @@ class Preview:
         The intensity window of the image that was embedded.
     card
         The model that answered.
+    ladder
+        What there is to choose, worked out once, where the answer was.
     has_fine
         Whether it drew fine boundaries.
     """
@@ -88,6 +90,7 @@ class Preview:
     prompts: ObjectPrompts
     window: Window
     card: ModelCard
+    ladder: Ladder
     has_fine: bool = False
 
     @property
@@ -106,16 +109,26 @@ class Preview:
         """Its granularity, 1 (finest) to 6 (coarsest)."""
         return int(self.prediction.levels[self.chosen])
 
+    @property
+    def area(self) -> int:
+        """Its size, in pixels."""
+        return self.ladder.areas[self.chosen]
+
+    @property
+    def name(self) -> str:
+        """What it shows, "" where nothing was named or no class fits."""
+        names = self.prediction.names
+        return names[self.chosen] if names else ""
+
     def with_level(self, level: int | None) -> Preview:
         """Return the same answers with the candidate nearest to a level shown; None shows the best one."""
-        if level is None:
-            return replace(self, chosen=0)
-        return replace(self, chosen=int(np.argmin(np.abs(self.prediction.levels - level))))
+        chosen = 0 if level is None else nearest(self.prediction.levels, level)
+        return self if chosen == self.chosen else replace(self, chosen=chosen)
 
     def with_next(self, step: int = 1) -> Preview:
         """Return the same answers with the next candidate shown, in order of size."""
-        areas = self.prediction.masks.reshape(len(self.prediction), -1).sum(axis=1)
-        order = [int(i) for i in np.argsort(areas, kind="stable")]
+        areas = self.ladder.areas
+        order = sorted(range(len(areas)), key=lambda i: areas[i])
         return replace(self, chosen=order[(order.index(self.chosen) + step) % len(order)])
 
     def seed(self) -> Seed:
@@ -146,6 +159,8 @@ class PlaneModel:
 
     Attributes
     ----------
+    classes
+        What masks are told apart by, where the model knows words; none for the model's own list.
     loaded, switched
         How many models were put in place so far, and how many of them by a switch.
     refusal
@@ -163,6 +178,8 @@ class PlaneModel:
         self._lazy = _LazyPredictor(load)
         self._next: _LazyPredictor | None = None
         self._lock = threading.Lock()
+        self.classes: tuple[str, ...] = ()
+        self._named: _Named | None = None
         self.loaded = self.switched = 0
         self.refusal: Exception | None = None
         self._source = source
@@ -222,10 +239,13 @@ class PlaneModel:
         ticket.check()
         ticket.tell(lambda: report(Stage.PREDICTING, index))
         card = predictor.card
-        prediction = predictor.predict(
+        prediction = self._naming(predictor).predict(
             features, prompts.prompt(card), multimask=prompts.is_ambiguous, fine=fine
         )
-        return Preview(prediction, 0, prompts, features.window, card, card.has_fine and fine is not False)
+        has_fine = card.has_fine and fine is not False
+        return Preview(
+            prediction, 0, prompts, features.window, card, Ladder.of(prediction), has_fine=has_fine
+        )
 
     def find(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> Found:
         """Return every object of one plane, by a model that finds them without prompts."""
@@ -243,7 +263,7 @@ class PlaneModel:
         """Let go of the model and all features in memory, when those on their way to the store are there."""
         if self._stored is not None and not self._stored.wait(timeout=_LAST_WRITES_S):
             _logger.info("some features are still being written")
-        self._lazy, self._next = _LazyPredictor(self._lazy.load), None
+        self._lazy, self._next, self._named = _LazyPredictor(self._lazy.load), None, None
         self._seen.clear()
         self.cache.clear()
 
@@ -268,6 +288,24 @@ class PlaneModel:
                 self._stored.write(key, features, predictor=predictor)
         self.cache.put(key, features)  # kept even when cancelled by now: the next click needs them
         return features
+
+    def _naming(self, predictor: ImagePredictorLike) -> ImagePredictorLike:
+        """Return a predictor that names by the classes that are wanted; made once for each list of them.
+
+        A list that the model refuses is given up for the one before, so that the next answer comes.
+        """
+        classes, kept = self.classes, self._named
+        if not classes or not predictor.card.has_words or not isinstance(predictor, Namer):
+            return predictor
+        if kept is None or kept.source is not predictor or kept.classes != classes:
+            try:
+                kept = _Named(predictor, classes, predictor.naming(classes))
+            except Exception:
+                known = self._named
+                self.classes = known.classes if known is not None and known.source is predictor else ()
+                raise
+            self._named = kept
+        return kept.predictor
 
     def _loaded(self, index: PlaneIndex, *, ticket: Ticket, report: StageReport) -> ImagePredictorLike:
         """Return the model that is to answer, the newest that was asked for and could be loaded."""
@@ -302,6 +340,15 @@ class _LazyPredictor:
 
     load: Callable[[], ImagePredictorLike]
     predictor: ImagePredictorLike | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Named:
+    """A predictor that names by some classes, and the one it was made from."""
+
+    source: ImagePredictorLike
+    classes: tuple[str, ...]
+    predictor: ImagePredictorLike
 
 
 def _key(index: PlaneIndex, seen: tuple[str, Window], card: ModelCard) -> FeatureKey:

@@ -40,6 +40,7 @@ def provenance(preview: Preview, *, label_id: int, image: str) -> dict[str, obje
         "candidate": preview.chosen,
         "level": preview.level,
         "score": round(preview.score, 4),
+        "class": preview.name,
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_segany.core.masks import LabelPatch, LabelSink
 
+from .objects import ObjectsEdit, note_of
 from .prompts import PromptEdit, PromptStore
 from .records import RecordsEdit
 
@@ -30,6 +31,8 @@ class Entry:
         The current object id before and after.
     records
         The change of what is known of the objects of a stack, if any; the session puts it in place.
+    objects
+        The change of what is known of committed objects, if any; likewise.
     """
 
     title: str
@@ -37,6 +40,7 @@ class Entry:
     prompts: PromptEdit | None = None
     ids: tuple[int, int] | None = None
     records: RecordsEdit | None = None
+    objects: ObjectsEdit | None = None
 
     @property
     def nbytes(self) -> int:
@@ -47,10 +51,10 @@ class Entry:
         """Return the step that takes this one back."""
         prompts = self.prompts and PromptEdit(self.prompts.after, self.prompts.before)
         records = self.records and RecordsEdit(self.records.after, self.records.before)
+        objects = self.objects and ObjectsEdit(self.objects.after, self.objects.before)
         patches = tuple(patch.reversed() for patch in reversed(self.patches))
-        return replace(
-            self, patches=patches, prompts=prompts, ids=self.ids and self.ids[::-1], records=records
-        )
+        ids = self.ids and self.ids[::-1]
+        return replace(self, patches=patches, prompts=prompts, ids=ids, records=records, objects=objects)
 
 
 Noted = Callable[[Entry, LabelPatch], Mapping[str, object] | None]
@@ -154,3 +158,8 @@ def apply_patch(
     fitted = LabelPatch(index=patch.index, row0=patch.row0, col0=patch.col0, before=current, after=written)
     sink.write(fitted, note=note)
     return fitted
+
+
+def noted_objects(entry: Entry, patch: LabelPatch) -> Mapping[str, object] | None:
+    """Return what to note beside a region that undo or redo writes: the committed objects that come or go with it."""
+    return note_of(entry.objects.after) if entry.objects is not None else None

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from psygnal import Signal
+
 from napari_segany.core.errors import PromptError
 from napari_segany.core.intensity import Window
 from napari_segany.core.masks import LabelPatch, LabelSink
 from napari_segany.core.types import BoolMask, Box, FloatArray, ImagePredictorLike, Points
 
 from .answers import Found, PlaneModel, Preview
-from .asking import ModelSession
+from .choosing import ChoosingSession
 from .commit import paint_found, paint_previews, provenance, provenance_of_found
 from .features import FeatureCache, FeatureStoreLike
-from .history import Entry, Journal
-from .prompts import ObjectPrompts, PlaneIndex, PromptEdit, PromptStore
+from .history import Entry, Journal, noted_objects
+from .objects import LEVEL_KEY, CommittedObject, ObjectTable, left_in, note_of, row_of
+from .prompts import ObjectPrompts, PlaneIndex, PromptEdit
 from .source import PlaneSource
 from .state import SessionState
 from .worker import InlineWorker, Worker
 
 
-class ImageSession(ModelSession):
+class ImageSession(ChoosingSession):
     """Segments one object after another on the planes of one image.
 
     Everything a person does goes through a method here and can be undone; everything that changes is told by
@@ -44,7 +47,11 @@ class ImageSession(ModelSession):
         Of the software, for provenance.
     fine
         Whether masks get fine boundaries; see the property.
+    objects
+        What is known of objects that are there already; what the sink's ledger says goes before it.
     """
+
+    objects_changed = Signal()  # `objects` is another table
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class ImageSession(ModelSession):
         store: FeatureStoreLike | None = None,
         versions: Mapping[str, str] | None = None,
         fine: bool | None = None,
+        objects: ObjectTable | None = None,
     ) -> None:
         if tuple(source.shape) != tuple(sink.shape):
             raise PromptError(f"{source.name} has planes of {source.shape} but the labels have {sink.shape}")
@@ -66,14 +74,13 @@ class ImageSession(ModelSession):
         cache = FeatureCache(max_bytes=cache_bytes)
         model = PlaneModel(load, source=source, cache=cache, store=store)
         super().__init__(model, worker=worker or InlineWorker())
-        self._prompts = PromptStore()
-        self._journal = Journal(prompts=self._prompts, sink=sink)
-        self._previews: dict[PlaneIndex, Preview] = {}
+        self._journal = Journal(prompts=self._prompts, sink=sink, noted=noted_objects)
+        left = left_in(sink)
+        self._level, self._objects = left.level, (objects or ObjectTable()).changed(left.table.rows)
         self._outdated: set[PlaneIndex] = set()  # previews of another model, or of other boundaries
         self._fine = fine
         self._live: Mapping[PlaneIndex, ObjectPrompts] | None = None
         self._commit_waits = False
-        self._level: int | None = None
         self._object_id = sink.max_label() + 1
         self.keep_existing = True
         self._prompts.changed.connect(self._on_prompts)
@@ -122,9 +129,9 @@ class ImageSession(ModelSession):
             self._ask_again()
 
     @property
-    def level(self) -> int | None:
-        """The granularity to show, 1 (finest) to 6 (coarsest); None shows the best answer."""
-        return self._level
+    def objects(self) -> ObjectTable:
+        """What is known of committed objects: class, score, level."""
+        return self._objects
 
     @property
     def undo_title(self) -> str | None:
@@ -140,15 +147,11 @@ class ImageSession(ModelSession):
         """Return the prompts of the current object on one plane."""
         return self._prompts[index]
 
-    def preview(self, index: PlaneIndex) -> Preview | None:
-        """Return what is shown on one plane."""
-        return self._previews.get(index)
-
     def state(self) -> SessionState:
         """Return what is in work, to be saved."""
         steps = self._journal.done
         finished = {step.ids[0]: step.prompts.before for step in steps if step.ids and step.prompts}
-        return SessionState(self._object_id, self._prompts.snapshot(), finished)
+        return SessionState(self._object_id, self._prompts.snapshot(), finished, self._level, self.classes)
 
     # ------------------------------------------------------------------ prompts
 
@@ -192,6 +195,8 @@ class ImageSession(ModelSession):
     def restore(self, state: SessionState) -> None:
         """Go on with what was saved."""
         self.object_id = state.object_id
+        self.choose_level(state.level)
+        self.set_classes(state.classes)
         self._changed("load prompts", self._prompts.restore(state.prompts))
 
     # ------------------------------------------------------------------ answers
@@ -206,17 +211,6 @@ class ImageSession(ModelSession):
             lambda ticket: self._model.find(index, ticket=ticket, report=report),
             lambda found: self._add_found(index, found),
         )
-
-    def choose_level(self, level: int | None) -> None:
-        """Show the candidate nearest to a granularity, for this object and the next ones."""
-        self._level = level
-        for index, preview in list(self._previews.items()):
-            self._show(index, preview.with_level(level))
-
-    def choose_next(self, index: PlaneIndex, *, step: int = 1) -> None:
-        """Show the next larger (or with -1 smaller) candidate on one plane."""
-        if index in self._previews:
-            self._show(index, self._previews[index].with_next(step))
 
     # ------------------------------------------------------------------ labels
 
@@ -298,6 +292,8 @@ class ImageSession(ModelSession):
         self._commit_waits = False
 
     def _on_prompts(self, index: PlaneIndex) -> None:
+        if self._prompts[index].is_empty:
+            self._steps.pop(index, None)
         if self._prompts[index].is_empty and self._previews.pop(index, None) is not None:
             self._outdated.discard(index)
             self.preview_changed.emit(index, None)
@@ -330,8 +326,7 @@ class ImageSession(ModelSession):
         if preview.prompts is not self._prompts[index]:
             return
         self._outdated.discard(index)
-        shown = preview.with_level(self._level) if preview.prompts.is_ambiguous else preview
-        self._show(index, shown)
+        self._show(index, self._as_chosen(index, preview))
         if self._unanswered():
             self._ask()
             return
@@ -339,10 +334,6 @@ class ImageSession(ModelSession):
         if self._commit_waits:
             self._commit_waits = False
             self.commit()
-
-    def _show(self, index: PlaneIndex, preview: Preview) -> None:
-        self._previews[index] = preview
-        self.preview_changed.emit(index, preview)
 
     def _add_found(self, index: PlaneIndex, found: Found) -> None:
         """Write what was found into the labels, as one step of the history."""
@@ -358,21 +349,27 @@ class ImageSession(ModelSession):
         note = provenance_of_found(found, labels=(first, last), image=self._source.name)
         self._sink.write(patch, note={**note, "versions": self._versions})
         before, self.object_id = self._object_id, max(last + 1, self._object_id)
-        self._record(Entry(f"{last - first + 1} objects", (patch,), ids=(before, self._object_id)))
+        edit = self._objects.edit(CommittedObject(label) for label in range(first, last + 1))
+        ids = (before, self._object_id)
+        self._record(Entry(f"{last - first + 1} objects", (patch,), ids=ids, objects=edit))
+        self._put_objects(self._objects.changed(edit.after))
         self.labels_changed.emit((patch,))
 
     def _commit(self, patches: list[LabelPatch]) -> None:
         """Write patches, record them with the prompts they came from, and start the next object."""
-        for patch in patches:
-            shown = self._previews[patch.index]
-            note = provenance(shown, label_id=self._object_id, image=self._source.name)
-            self._sink.write(patch, note={**note, "versions": self._versions})
-            self.committed.emit((patch,), note)
         finished = self._object_id
+        row = row_of((self._previews[patch.index] for patch in patches), label=finished)
+        objects = self._objects.edit([row])
+        about = {LEVEL_KEY: self._level, **note_of(objects.after)}
+        for patch in patches:
+            note = provenance(self._previews[patch.index], label_id=finished, image=self._source.name)
+            self._sink.write(patch, note={**note, **about, "versions": self._versions})
+            self.committed.emit((patch,), note)
         edit = self._prompts.clear()
         self.object_id = max(self._sink.max_label(), finished) + 1
-        entry = Entry(f"object {finished}", tuple(patches), prompts=edit, ids=(finished, self._object_id))
-        self._record(entry)
+        ids = (finished, self._object_id)
+        self._record(Entry(f"object {finished}", tuple(patches), prompts=edit, ids=ids, objects=objects))
+        self._put_objects(self._objects.changed(objects.after))
         self.labels_changed.emit(tuple(patches))
 
     def _step(self, move: Callable[[], Entry | None]) -> bool:
@@ -386,11 +383,17 @@ class ImageSession(ModelSession):
             return False
         if entry.ids is not None:
             self.object_id = entry.ids[1]
+        if entry.objects is not None:
+            self._put_objects(self._objects.changed(entry.objects.after))
         if entry.patches:
             self.labels_changed.emit(entry.patches)
         self.history_changed.emit()
         self._ask()
         return True
+
+    def _put_objects(self, objects: ObjectTable) -> None:
+        self._objects = objects
+        self.objects_changed.emit()
 
     def _record(self, entry: Entry) -> None:
         self._journal.record(entry)

@@ -12,7 +12,8 @@ class SessionSignals:
     """The signals of a session, emitted on the thread that owns it, and its stage.
 
     `model_changed` tells the card of the model that answers from now on; `switch_failed` why a model that was asked
-    for does not (a `CancelledError` if it was called off); `warned` what a predictor warned of on the worker.
+    for does not (a `CancelledError` if it was called off); `warned` what a predictor warned of on the worker;
+    `level_changed` the level that is chosen, None for the best mask; `classes_changed` the class names to tell apart.
     """
 
     prompts_changed = Signal(tuple)
@@ -22,6 +23,8 @@ class SessionSignals:
     object_changed = Signal(int)
     history_changed = Signal()
     fine_changed = Signal(object)
+    level_changed = Signal(object)
+    classes_changed = Signal(tuple)
     model_changed = Signal(object)
     switch_failed = Signal(Exception)
     stage_changed = Signal(Stage)

@@ -20,8 +20,14 @@ class SessionState:
         In work, per plane.
     finished
         Prompts per plane of each object that was committed and not undone.
+    level
+        The granularity that is chosen, None for the best mask.
+    classes
+        Class names that masks are told apart by; none for the model's own list.
     """
 
     object_id: int
     prompts: Mapping[PlaneIndex, ObjectPrompts] = field(default_factory=dict)
     finished: Mapping[int, Mapping[PlaneIndex, ObjectPrompts]] = field(default_factory=dict)
+    level: int | None = None
+    classes: tuple[str, ...] = ()
