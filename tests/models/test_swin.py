@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_weights import randomised
 from torch import Tensor, nn
 
 from napari_segany.core.errors import ImageError
@@ -30,25 +31,12 @@ CPU = torch.device("cpu")
 SIZES = [(6, 9), (7, 7), (8, 5), (3, 3), (2, 4), (1, 1)]
 
 
-def randomised(module: nn.Module, *, seed: int = 3) -> nn.Module:
-    """Give every parameter a value; tables start at zero, which would hide what they do."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return module.eval()
-
-
 def small_encoder() -> Swin:
-    encoder = randomised(Swin(SMALL))
-    assert isinstance(encoder, Swin)
-    return encoder
+    return randomised(Swin(SMALL))
 
 
 def small_attention(window: int = 3) -> WindowAttention:
-    attention = randomised(WindowAttention(8, heads=2, window=window))
-    assert isinstance(attention, WindowAttention)
-    return attention
+    return randomised(WindowAttention(8, heads=2, window=window))
 
 
 def pixels(height: int = 96, width: int = 64, *, batch: int = 1) -> Tensor:

@@ -6,6 +6,7 @@ Understood are safetensors and what `torch.save` writes: a state dict, bare or i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ DECODER_PREFIX = "decoder."
 
 _WRAPPERS = ("model", "state_dict")
 _PREFIXES = ("module.", "model.", "sam.", "_orig_mod.")  # of training code around a model
+_LOSSES = re.compile(
+    r"(?:(?:module|model|_orig_mod)\.)*criterion\."
+)  # what Semantic-SAM's training keeps in a model
 _TRAINABLE = "sam."  # before every key of a model that torch_em trained
 _ENCODER = "image_encoder."
 
@@ -34,7 +38,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Reads safetensors (packed ones come back as float32) and what `torch.save` writes. Runs no code from the file,
     and maps it rather than copies it. What training code put before every key ("module.", "sam.") is taken off
-    where that makes the model known; the keys of a decoder in the same file start with "decoder.".
+    where that makes the model known, and what it keeps of its losses ("criterion.") is left out; the keys of a decoder
+    in the same file start with "decoder.".
 
     Raises
     ------
@@ -48,7 +53,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     else:
         weights = _parts_joined(read_pickle(path, head=head), path=path)
     _check_values(weights, path=path)
-    model, decoder = split_decoder(weights)
+    model, decoder = split_decoder(_without_losses(weights))
     return _joined(_unprefixed(model), decoder)
 
 
@@ -97,6 +102,12 @@ def _unprefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             return weights
         stripped = {key.removeprefix(prefix): tensor for key, tensor in stripped.items()}
     return stripped
+
+
+def _without_losses(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights without what belongs to the training's losses; if there is nothing else, all of them."""
+    kept = {key: tensor for key, tensor in weights.items() if not _LOSSES.match(key)}
+    return kept or dict(weights)
 
 
 def _head_of(path: Path) -> bytes:
