@@ -30,7 +30,8 @@ from torch.nn.functional import interpolate
 from napari_segany.core.types import ModelCard
 from napari_segany.models.build import build_model
 from napari_segany.models.cache import CACHE_VARIABLE
-from napari_segany.models.promptable import ImageFeatures, Promptable
+from napari_segany.models.image_model import ImageFeatures
+from napari_segany.models.promptable import Promptable
 from napari_segany.models.sam import released_key
 from napari_segany.models.vit import VIT, VitEncoder
 from napari_segany.models.weights import load_strictly, read_weights

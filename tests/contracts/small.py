@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from napari_segany.models.build import CONFIGS, build_model
-from napari_segany.models.promptable import ImageFeatures, Promptable, PromptableConfig
+from napari_segany.models.image_model import ImageFeatures
+from napari_segany.models.promptable import Promptable, PromptableConfig
 
 from .shrink import SIDE, shrunken
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from napari_segany.models.build import key_map_of
 from napari_segany.models.fine import FineConfig
-from napari_segany.models.promptable import ImageFeatures
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.tracking import Tracking
 from napari_segany.models.weights import load_strictly

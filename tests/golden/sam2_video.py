@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from napari_segany.models.promptable import ImageFeatures
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.sam2 import Sam2, build_sam2
 from napari_segany.models.tracking import Tracking
 from napari_segany.models.weights import load_strictly

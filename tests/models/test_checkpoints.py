@@ -126,6 +126,25 @@ def test_prefixes_stay_where_they_make_nothing_known(tmp_path: Path) -> None:
         assert read_weights(tmp_path / "own.pt").keys() == weights.keys()
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_training_s_losses_are_left_out_of_semantic_sam(tmp_path: Path, prefix: str) -> None:
+    released = meta_weights("semantic_sam_swinT")
+    weights = {key: torch.zeros((), dtype=torch.float16).expand(t.shape) for key, t in released.items()}
+    losses = {
+        "model.criterion.empty_weight": torch.ones(3),
+        "model.criterion.empty_weight_part": torch.ones(2),
+    }
+    torch.save({"model": under(prefix, {**weights, **losses}), "iteration": 7}, tmp_path / "model_final.pth")
+    read = read_weights(tmp_path / "model_final.pth")
+    assert read.keys() == released.keys()
+    assert identify(read) == "semantic_sam_swinT"
+
+
+def test_losses_alone_stay_for_the_message(tmp_path: Path) -> None:
+    save_file({"criterion.empty_weight": torch.ones(3)}, tmp_path / "odd.safetensors")
+    assert list(read_weights(tmp_path / "odd.safetensors")) == ["criterion.empty_weight"]
+
+
 @pytest.mark.parametrize("prefix", ["", "sam."])
 @pytest.mark.parametrize("has_decoder", [True, False])
 def test_micro_sam_s_files_give_model_and_decoder(tmp_path: Path, prefix: str, has_decoder: bool) -> None:

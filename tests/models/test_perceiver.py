@@ -10,11 +10,11 @@ from random_weights import randomised
 from torch import Tensor
 
 from napari_segany.core.errors import SettingsError
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.layers import sine_position_code
 from napari_segany.models.mask_decoder import DecoderConfig
 from napari_segany.models.memory import MemoryAttention, MemoryConfig, axial_rotation, token_rotation
 from napari_segany.models.perceiver import LookAround, LookWithin, PerceiverConfig, SpatialPerceiver
-from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.repvit import RepVitConfig
 from napari_segany.models.sam2 import Sam2, Sam2Config
 from napari_segany.models.tracking import FrameMemory, Recollection, TrackedFrame, Tracking

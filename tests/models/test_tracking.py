@@ -11,9 +11,9 @@ from torch import Tensor
 
 from napari_segany.core.errors import CapabilityError, SettingsError
 from napari_segany.models.hiera import HieraConfig
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import DecoderConfig
 from napari_segany.models.memory import MemoryConfig
-from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.sam2 import Sam2, Sam2Config
 from napari_segany.models.time_code import time_code
 from napari_segany.models.tracking import (

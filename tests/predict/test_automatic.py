@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from napari_segany.core.errors import CapabilityError, OutOfMemoryError, PromptError, SegAnyError
 from napari_segany.core.geometry import ResizeMap, fit_long_side
 from napari_segany.core.types import ModelCard
-from napari_segany.models.promptable import ImageFeatures, Promptable
+from napari_segany.models.image_model import ImageFeatures
+from napari_segany.models.promptable import Promptable
 from napari_segany.models.sam import SamConfig
 from napari_segany.models.tiny_vit import TinyVitConfig
 from napari_segany.models.unetr import UnetrConfig, UnetrDecoder

@@ -9,9 +9,9 @@ import torch
 
 from napari_segany.core.errors import PromptError
 from napari_segany.models.hiera import HieraConfig
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import DecoderConfig
 from napari_segany.models.memory import MemoryConfig
-from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.sam2 import Sam2, Sam2Config
 from napari_segany.models.tracking import ABSENT, Tracking
 from napari_segany.predict.following import Clicks, ReferenceOptions, Stack, fill_holes

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .image_model import ImageFeatures
 from .layers import Mlp
 from .mask_decoder import MaskDecoder, MaskOutput
 from .memory import FuserBlock, MemoryConfig, MemoryEncoder, MemoryLayer, axial_rotation, rotation_at
 from .prompt_encoder import PADDING, PromptEncoder
-from .promptable import ImageFeatures
 from .time_code import time_code
 
 SPAN = 16

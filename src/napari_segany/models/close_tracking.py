@@ -16,9 +16,9 @@ from torch import Tensor
 from napari_segany.core.errors import CapabilityError
 
 from .close_memory import Clicks, CloseMemory, CloseMemoryConfig, CloseRecollection
+from .image_model import ImageFeatures
 from .mask_decoder import MaskOutput
 from .prompt_encoder import POSITIVE
-from .promptable import ImageFeatures
 from .sam2 import Sam2
 from .tracking import ABSENT, TrackedFrame
 from .windows import Places, carried

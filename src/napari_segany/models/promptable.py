@@ -9,34 +9,25 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .image_model import ImageFeatures, ImageModel, ImageModelConfig
 from .mask_decoder import DecoderConfig, FineUse, MaskDecoder, MaskOutput
 from .prompt_encoder import PADDING, PromptEncoder, PromptGrid
-from .two_way import FirstLook
 
 
 @dataclass(frozen=True, slots=True)
-class PromptableConfig:
-    """What predictors need to know of a model, whatever its encoder.
+class PromptableConfig(ImageModelConfig):
+    """What predictors need to know of SAM and SAM 2, whatever the encoder.
 
-    `image_size` is the frame's side in pixels and `stride` that of the image embedding. `resizing` says how an image
-    fills the frame: stretched to a square ("stretch"), at the top left with its aspect kept and zeros beside it
-    ("pad"), or with its aspect kept and nothing beside it ("fit"); then larger images get frames of up to
-    `largest_size` on their longer side. `is_local` models look at small objects again, magnified, and drop stray
-    islands of a mask; the released models answer as published.
+    `width` are the channels of the embedding, `mask_channels` those of earlier masks on their way into it. With
+    `click_sigma`, prompts are drawn into the dense path, too.
     """
 
-    name: str
     _: KW_ONLY
-    image_size: int = 1024
-    stride: int = 16
     width: int = 256
     mask_channels: int = 16
     click_sigma: float | None = None
-    resizing: str = "stretch"
-    largest_size: int = 1024
-    is_local: bool = False
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     @property
@@ -50,41 +41,7 @@ class PromptableConfig:
         return PromptEncoder(self.width, grid, mask_channels=self.mask_channels, click_sigma=self.click_sigma)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageFeatures:
-    """What the decoder needs of B images.
-
-    Attributes
-    ----------
-    embedding : (B, C, h, w)
-    fine : (B, C / 8, 4h, 4w), (B, C / 4, 2h, 2w), ...
-        SAM 2's high-resolution maps; then the fine head's map of the image, where the model has one.
-    look
-        The decoder's first look at one image without an earlier mask, where it was taken (`Promptable.prepared`).
-    """
-
-    embedding: Tensor
-    fine: tuple[Tensor, ...] = ()
-    look: FirstLook | None = None
-
-    def of(self, index: Tensor) -> ImageFeatures:
-        """Return the features of images `index` (N,), one row for each prompt."""
-        return ImageFeatures(self.embedding[index], tuple(level[index] for level in self.fine))
-
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> ImageFeatures:
-        """Return the features on a device, in a number format."""
-        fine = tuple(x.to(device, dtype) for x in self.fine)
-        look = None if self.look is None else self.look.to(device, dtype)
-        return ImageFeatures(self.embedding.to(device, dtype), fine, look)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        look = 0 if self.look is None else self.look.nbytes
-        return look + sum(tensor.nbytes for tensor in (self.embedding, *self.fine))
-
-
-class Promptable(nn.Module):
+class Promptable(ImageModel):
     """A model that answers prompts on encoded images."""
 
     config: PromptableConfig
@@ -98,18 +55,6 @@ class Promptable(nn.Module):
     def decoder(self) -> MaskDecoder:
         """The mask decoder."""
         raise NotImplementedError
-
-    def encode(self, pixels: Tensor) -> ImageFeatures:
-        """Return the features of (B, 3, H, W) normalised pixels."""
-        raise NotImplementedError
-
-    def encoder_parts(self) -> list[nn.Module]:
-        """Return the modules that images alone pass through; they may run in another number format than prompts."""
-        raise NotImplementedError
-
-    def memory_parts(self) -> list[nn.Module]:
-        """Return the modules of a memory that may run in the encoder's number format; most models have none."""
-        return []
 
     def prepared(self, features: ImageFeatures) -> ImageFeatures:
         """Return the features of one image with what every prompt without an earlier mask would work out anew.
@@ -188,6 +133,10 @@ class Promptable(nn.Module):
         kept = self.decoder.needed(multimask=multimask)
         output = self.decode_all(features, xy, labels, masks=masks, with_fine=with_fine, kept=kept)
         return self.decoder.select(output, multimask=multimask, fine=fine)
+
+    def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
+        """Return an answer with fine boundaries, where those were left for last."""
+        return self.decoder.finish(output, within=within)
 
     def forward(self, pixels: Tensor, xy: Tensor, labels: Tensor) -> MaskOutput:
         """Encode (B, 3, H, W) images and decode one prompt on each."""

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from .close_memory import CloseMemory, CloseMemoryConfig
 from .fine import FineConfig
 from .hiera import HIERA, Hiera, HieraConfig
+from .image_model import ImageFeatures
 from .layers import Mlp, sine_position_code
 from .mask_decoder import DecoderConfig, MaskDecoder
 from .memory import MemoryAttention, MemoryConfig, MemoryEncoder
 from .nano import NANO, NanoConfig, NanoNeck, NanoTrunk
 from .perceiver import PerceiverConfig, SpatialPerceiver
 from .prompt_encoder import PromptEncoder
-from .promptable import ImageFeatures, Promptable, PromptableConfig
+from .promptable import Promptable, PromptableConfig
 from .repvit import REPVIT, RepVit, RepVitConfig
 
 

@@ -25,8 +25,8 @@ from napari_segany import __version__
 from napari_segany.core.errors import DeviceError, MissingExtraError, SettingsError
 from napari_segany.core.types import ModelCard
 from napari_segany.models.cache import digest_of, weights_dir, write_durably
+from napari_segany.models.image_model import ImageModel, ImageModelConfig
 from napari_segany.models.locks import held
-from napari_segany.models.promptable import Promptable, PromptableConfig
 from napari_segany.models.sam2 import NanoEncoder
 
 from .precision import Placement
@@ -70,7 +70,7 @@ def check_engine(engine: str, placement: Placement) -> None:
         )
 
 
-def use_engine(engine: str, network: Promptable, *, card: ModelCard, placement: Placement) -> None:
+def use_engine(engine: str, network: ImageModel, *, card: ModelCard, placement: Placement) -> None:
     """Let an engine run the image encoder of a network, whose weights are loaded, folded and not yet rounded.
 
     What stands in for the encoder is called as it was, and returns the same maps. `card` names the network's weights.
@@ -172,7 +172,7 @@ def _flat(outputs: Tensor | Sequence[Any]) -> list[Tensor]:  # Any: as deep as t
 
 
 def _openvino_encoder(
-    encoder: nn.Module, *, card: ModelCard, config: PromptableConfig, placement: Placement
+    encoder: nn.Module, *, card: ModelCard, config: ImageModelConfig, placement: Placement
 ) -> OpenVinoEncoder:
     """Return an encoder compiled by OpenVINO, from its kept form or a new one."""
     import openvino
@@ -190,7 +190,7 @@ def _openvino_encoder(
     return OpenVinoEncoder(compiled, is_nested=isinstance(encoder, NanoEncoder))
 
 
-def kept_folder(card: ModelCard, *, config: PromptableConfig) -> Path:
+def kept_folder(card: ModelCard, *, config: ImageModelConfig) -> Path:
     """Return where OpenVINO's form of a model's encoder is kept: for these weights, this frame, these versions."""
     made_from = [
         card.weights_sha256,
@@ -217,7 +217,7 @@ def _settings(core: Any, placement: Placement) -> dict[str, Any]:  # Any: OpenVI
     }
 
 
-def _convert(encoder: nn.Module, *, config: PromptableConfig) -> Any:  # Any: openvino.Model, untyped
+def _convert(encoder: nn.Module, *, config: ImageModelConfig) -> Any:  # Any: openvino.Model, untyped
     """Return OpenVINO's graph of an encoder, in float32, of one image; of any size where the frame has no fixed one.
 
     OpenVINO's `convert_model` would do the same and report it over the network; its front end alone does not.

@@ -13,7 +13,7 @@ from napari_segany.core.errors import ImageError
 from napari_segany.core.geometry import ResizeMap
 from napari_segany.core.intensity import Window
 from napari_segany.core.types import AnyArray, ModelCard, PackedFeatures
-from napari_segany.models.promptable import ImageFeatures
+from napari_segany.models.image_model import ImageFeatures
 
 from .zoom import View
 

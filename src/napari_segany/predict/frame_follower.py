@@ -22,8 +22,8 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.masks import PlaneBox
 from napari_segany.core.types import AnyArray, BoolMask, Box, Prompt
 from napari_segany.models.condensing import near_blocks
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.memory import MemoryConfig
-from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.tracking import FrameMemory, Recollection, TrackedFrame, Tracking
 

@@ -28,8 +28,8 @@ from napari_segany.core.types import (
     PackedFeatures,
     Prompt,
 )
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import FineUse, MaskOutput
-from napari_segany.models.promptable import ImageFeatures
 
 from .features import Features, pack, unpack
 from .loading import Model
@@ -166,13 +166,13 @@ class ImagePredictor:
 
     def _finish(self, output: MaskOutput) -> MaskOutput:
         """Return an answer without stray islands and with fine boundaries, where those were left for last."""
-        decoder = self.model.network.decoder
+        network = self.model.network
         if not self.model.config.is_local:
-            return decoder.finish(output)
+            return network.finish(output)
         kept = kept_parts(output.logits)
         if not bool(kept.all()):
             output = replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)))
-        return decoder.finish(output, within=kept)
+        return network.finish(output, within=kept)
 
     def _fine_use(self, fine: bool | None) -> FineUse:
         """Return what becomes of the fine boundaries."""

@@ -12,8 +12,8 @@ from napari_segany.core.errors import UnknownModelError, WeightsError
 from napari_segany.core.types import ModelCard
 from napari_segany.models.build import CONFIGS, build_model, key_map_of
 from napari_segany.models.download import Progress, find_decoder, find_weights, origin_sha256
+from napari_segany.models.image_model import ImageModel, ImageModelConfig
 from napari_segany.models.layers import fold_norms
-from napari_segany.models.promptable import Promptable, PromptableConfig
 from napari_segany.models.registry import list_models, spec_of
 from napari_segany.models.unetr import UnetrDecoder, unetr_config_of
 from napari_segany.models.weights import identify, load_strictly, read_weights, split_decoder
@@ -30,12 +30,12 @@ class Model:
     """
 
     card: ModelCard
-    network: Promptable
+    network: ImageModel
     placement: Placement
     decoder: UnetrDecoder | None = None
 
     @property
-    def config(self) -> PromptableConfig:
+    def config(self) -> ImageModelConfig:
         """The row that the network was built from."""
         return self.network.config
 
@@ -153,7 +153,7 @@ def _locate(name_or_path: str | Path, *, progress: Progress | None) -> tuple[str
     return spec.name, find_weights(spec, progress=progress)
 
 
-def _prepare(network: Promptable, placement: Placement) -> Promptable:
+def _prepare(network: ImageModel, placement: Placement) -> ImageModel:
     """Return the network as it predicts fastest: frozen, norms folded, encoder in its format, on its device."""
     _freeze(network)
     for part in (*network.encoder_parts(), *network.memory_parts()):

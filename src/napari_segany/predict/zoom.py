@@ -17,8 +17,8 @@ from torch import Tensor
 from napari_segany.core.geometry import ResizeMap
 from napari_segany.core.masks import box_of
 from napari_segany.core.types import Box, FloatArray, Prompt
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.promptable import ImageFeatures
 
 VIEW_SIDE = 256
 """Frame pixels on a window's side."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from napari_segany.models.close_memory import Clicks, CloseRecollection
 from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.promptable import ImageFeatures
 from napari_segany.models.windows import Places
 from napari_segany.predict.preprocess import normalise
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.outline import outline_inputs, pixels_below
-from napari_segany.models.promptable import ImageFeatures
 from napari_segany.predict.preprocess import normalise
 
 from .dataset import CropPlan

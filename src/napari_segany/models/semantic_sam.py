@@ -1,0 +1,277 @@
+"""Semantic-SAM, built from a row; and the bundled nano, which also finds objects by itself and names them.
+
+Paper: Li et al. 2023, "Semantic-SAM: Segment and Recognize Anything at Any Granularity". A click or a box becomes six
+masks, one for each level of granularity. The released models take one click at a time and no negative ones; further
+clicks choose here: what a level shows is the answer to that click whose mask obeys the most clicks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .deformable import DeformableConfig
+from .image_model import ImageFeatures, ImageModel, ImageModelConfig
+from .mask_decoder import FineUse, MaskOutput
+from .nano import NANO, NanoConfig, NanoTrunk
+from .pixel_decoder import PixelDecoder, PixelDecoderConfig
+from .prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
+from .query_decoder import TOKENS, Answers, Looked, QueryDecoder, QueryDecoderConfig
+from .swin import SWIN, Swin, SwinConfig
+from .text import TextConfig, TextEncoder, WordScores
+
+CLICK_SIDE = 0.005
+"""Share of the frame that stands for the size of a click."""
+LEVEL_OF_TOKEN = (4, 2, 5, 6, 3, 1)
+"""Level of each of the released models' six answers, 1 (finest) to 6; theirs are counted from the coarsest."""
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticConfig(ImageModelConfig):
+    """Everything that tells one Semantic-SAM from another; without `text` a model knows no words."""
+
+    trunk: SwinConfig | NanoConfig
+    _: KW_ONLY
+    image_size: int = 640
+    stride: int = 16
+    resizing: str = "short"
+    largest_size: int = 1333
+    pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
+    query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
+    text: TextConfig | None = None
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the model names what it finds."""
+        return self.text is not None
+
+
+class SemanticSam(ImageModel):
+    """Trunk, pixel decoder and query decoder; in rows with words, a text encoder too."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config: SemanticConfig = config
+        self.image_encoder: nn.Module = (
+            Swin(config.trunk) if isinstance(config.trunk, SwinConfig) else NanoTrunk(config.trunk)
+        )
+        self.pixel_decoder = PixelDecoder(config.trunk.widths, config.pixel_decoder)
+        self.query_decoder = QueryDecoder(config.query_decoder)
+        if config.text is not None:
+            self.text_encoder = TextEncoder(config.text, config.query_decoder.projection)
+            self.word_scores = WordScores(config.query_decoder.projection)
+
+    def encoder_parts(self) -> list[nn.Module]:
+        """Return the trunk; what follows stays in float32, as released."""
+        return [self.image_encoder]
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        """Return the features of (B, 3, H, W) normalised pixels.
+
+        `embedding` is the level at a quarter of the masks' resolution; `fine` are the mask features and then the
+        other levels, finest first.
+        """
+        maps = [x.to(self.pixel_decoder.mask_features.weight.dtype) for x in self.image_encoder(pixels)]
+        masks, levels = self.pixel_decoder(maps)
+        first = self._first
+        return ImageFeatures(levels[first], (masks, *levels[:first], *levels[first + 1 :]))
+
+    @property
+    def _first(self) -> int:
+        """Which level, counted from the finest, is the embedding."""
+        return 0 if self.config.pixel_decoder.is_narrow else 1
+
+    def levels_of(self, features: ImageFeatures) -> list[Tensor]:
+        """Return the levels, finest first."""
+        others = list(features.fine[1:])
+        return [*others[: self._first], features.embedding, *others[self._first :]]
+
+    def frame_of(self, features: ImageFeatures) -> tuple[int, int]:
+        """Return (H, W) of the frame, in pixels."""
+        height, width = features.embedding.shape[2:]
+        return height * self.config.stride, width * self.config.stride
+
+    def look(
+        self, features: ImageFeatures, boxes: Tensor, is_box: Tensor, *, reference: bool = False
+    ) -> list[Looked]:
+        """Return the six queries of each of N prompts on B images behind every layer.
+
+        Parameters
+        ----------
+        boxes : (B, N, 4)
+            (x, y, w, h), centre and sides, as shares of the frame.
+        is_box : (B, N)
+            False for clicks, whose sides stand for none.
+        reference
+            Let queries of all prompts of an image see each other, as the authors' code does: then the answer to a
+            click depends on the other clicks.
+        """
+        frame = self.frame_of(features)
+        queries = self.query_decoder.of_prompts(boxes, is_box, frame=frame)
+        if reference:
+            queries = queries.together()
+        return self.query_decoder.look(queries, self.levels_of(features), frame=frame)
+
+    def answers(self, features: ImageFeatures, looked: Looked) -> Answers:
+        """Return what the queries of a layer found."""
+        return self.query_decoder.answer(looked, features.fine[0])
+
+    def decode(
+        self,
+        features: ImageFeatures,
+        xy: Tensor,
+        labels: Tensor,
+        *,
+        masks: Tensor | None = None,
+        multimask: bool = True,
+        fine: FineUse = "off",
+        reference: bool = False,
+    ) -> MaskOutput:
+        """Return the six masks of each of N prompts on one image, or the best one; see `ImageModel.decode`.
+
+        A box, or the box of a mask where nothing was clicked on, is one question; without one, every positive click is
+        a question of its own, and each level shows the answer that obeys most clicks. Scores fall with every click
+        that a mask does not obey.
+        """
+        boxes, is_box = self._questions(xy, labels, masks, frame=self.frame_of(features))
+        count, each = is_box.shape
+        looked = self.look(features, boxes.flatten(0, 1)[None], is_box.flatten()[None], reference=reference)[
+            -1
+        ]
+        found = self.answers(features, looked)
+        shape = (count, each, TOKENS)
+        logits = found.logits.reshape(*shape, *found.logits.shape[2:])
+        obeyed = self._obeyed(logits, xy, labels, features)
+        scores = found.ious.reshape(shape).clamp(0, 1) * obeyed
+        chosen = scores.argmax(dim=1)  # (N, 6)
+        rows, tokens = torch.arange(count, device=xy.device)[:, None], torch.arange(TOKENS, device=xy.device)
+        states = found.states.reshape(*shape, -1)
+        output = MaskOutput(
+            logits[rows, chosen, tokens], scores[rows, chosen, tokens], None, states[rows, chosen, tokens]
+        )
+        return output if multimask else output.masks(output.ious.argmax(dim=1, keepdim=True))
+
+    def _questions(
+        self, xy: Tensor, labels: Tensor, masks: Tensor | None, *, frame: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (N, Q, 4) boxes that N prompts ask about, and (N, Q) whether they are boxes."""
+        size = xy.new_tensor((frame[1], frame[0]))
+        if labels.shape[1] and bool((labels == BOX_START).any()):
+            corners = (
+                torch.stack([xy[labels == end] for end in (BOX_START, BOX_END)], dim=1) + 0.5
+            ) / size  # (N, 2, 2)
+            boxes = torch.cat((corners.mean(dim=1), corners[:, 1] - corners[:, 0]), dim=-1)[:, None]
+            return boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=xy.device)
+        shows_nothing = labels.shape[1] == 0 or not bool((labels == POSITIVE).any(dim=1).all())
+        if shows_nothing and masks is not None:
+            boxes = _boxes_of(masks)[:, None]
+            return boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=xy.device)
+        points = (xy + 0.5) / size
+        first = (labels == POSITIVE).int().argmax(dim=1)  # what is not a positive click repeats the first one
+        points = torch.where(
+            (labels == POSITIVE)[..., None], points, points[torch.arange(len(points)), first][:, None]
+        )
+        boxes = torch.cat((points, torch.full_like(points, CLICK_SIDE)), dim=-1)
+        return boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool, device=xy.device)
+
+    def _obeyed(self, logits: Tensor, xy: Tensor, labels: Tensor, features: ImageFeatures) -> Tensor:
+        """Return the (N, Q, 6) share of clicks that (N, Q, 6, h, w) masks obey, 1 where there are none."""
+        height, width = self.frame_of(features)
+        rows = ((xy[..., 1] + 0.5) / height * logits.shape[-2]).long().clamp(0, logits.shape[-2] - 1)
+        cols = ((xy[..., 0] + 0.5) / width * logits.shape[-1]).long().clamp(0, logits.shape[-1] - 1)
+        at = (rows * logits.shape[-1] + cols)[:, None, None].expand(-1, *logits.shape[1:3], -1)
+        inside = logits.flatten(3).gather(3, at) > 0  # (N, Q, 6, P)
+        wanted = (labels == POSITIVE)[:, None, None]
+        is_click = wanted | (labels == NEGATIVE)[:, None, None]
+        obeyed = ((inside == wanted) & is_click).sum(dim=-1)
+        clicks = is_click.sum(dim=-1)
+        return torch.where(clicks > 0, obeyed / clicks.clamp(min=1), 1.0)
+
+    def word_logits(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (..., K + 1) logits of (..., C) states as objects and as parts, the last for none of K words."""
+        decoder = self.query_decoder
+        answer = self.word_scores(states, words, embeds=(decoder.class_embed, decoder.class_embed_part))
+        return cast("tuple[Tensor, Tensor]", answer)
+
+
+def _boxes_of(masks: Tensor) -> Tensor:
+    """Return the (N, 4) boxes (x, y, w, h) of (N, 1, h, w) logits, as shares; the whole frame where all is outside."""
+    inside = masks[:, 0] > 0
+    ends = []
+    for along in (1, 2):
+        line = inside.any(dim=along).float()  # columns, then rows
+        count = line.shape[1]
+        has = line.any(dim=1)
+        low = torch.where(has, line.argmax(dim=1), 0)
+        high = torch.where(has, count - line.flip(1).argmax(dim=1), count)
+        ends.append((low / count, high / count))
+    (x0, x1), (y0, y1) = ends
+    return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=1)
+
+
+_NANO_WIDTH, _NANO_MASKS = 128, 48
+_NANO_DEFORMABLE = DeformableConfig(levels=3)
+
+SEMANTIC: dict[str, SemanticConfig] = {
+    "semantic_sam_swinT": SemanticConfig("semantic_sam_swinT", SWIN["swin_t"]),
+    "semantic_sam_swinL": SemanticConfig("semantic_sam_swinL", SWIN["swin_l"]),
+    "semantic-nano": SemanticConfig(
+        "semantic-nano",
+        NANO["nano"],
+        image_size=512,
+        stride=8,
+        resizing="fit",
+        largest_size=1280,
+        is_local=True,
+        pixel_decoder=PixelDecoderConfig(
+            width=_NANO_WIDTH,
+            layers=1,
+            mlp_width=512,
+            mask_width=_NANO_MASKS,
+            groups=8,
+            is_narrow=True,
+            deformable=_NANO_DEFORMABLE,
+        ),
+        query_decoder=QueryDecoderConfig(
+            width=_NANO_WIDTH,
+            layers=4,
+            heads=4,
+            mlp_width=512,
+            mask_width=_NANO_MASKS,
+            projection=96,
+            sides=(8.0, 14.0, 24.0, 44.0, 80.0, 150.0),
+            deformable=_NANO_DEFORMABLE,
+        ),
+        text=TextConfig(),
+    ),
+}
+
+_MOVED = (
+    ("backbone.", "image_encoder."),
+    ("sem_seg_head.pixel_decoder.", "pixel_decoder."),
+    ("sem_seg_head.predictor._bbox_embed.", "query_decoder.bbox_embed."),
+    ("sem_seg_head.predictor.bbox_embed.", None),
+    ("sem_seg_head.predictor.decoder.bbox_embed.", None),
+    ("sem_seg_head.predictor.decoder.norm.", None),
+    ("sem_seg_head.predictor.", "query_decoder."),
+    ("criterion.", None),
+)
+_COMPUTED = "relative_position_index"
+
+
+def released_key(key: str) -> str | None:
+    """Return our key for a key of a released checkpoint, without "model." before it; None for what is stored twice."""
+    if key.endswith(_COMPUTED):
+        return None
+    for theirs, ours in _MOVED:
+        if key.startswith(theirs):
+            return None if ours is None else ours + key.removeprefix(theirs)
+    return key
+
+
+def build_semantic(config: str | SemanticConfig) -> SemanticSam:
+    """Return a freshly initialised model of a row, by name or by its configuration."""
+    return SemanticSam(SEMANTIC[config] if isinstance(config, str) else config)
