@@ -26,6 +26,7 @@ FAMILIES = {
     "MobileSAM": "sam",
     "HQ-SAM": "sam",
     "micro-sam AIS decoder (torch_em UNETR, DecoderAdapter)": "ais",
+    "Semantic-SAM": "semantic",
 }
 """Which module of this package runs a family, by the `family` of its `case.json`."""
 

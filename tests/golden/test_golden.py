@@ -65,6 +65,24 @@ def test_a_disturbed_weight_is_caught(tiny: Case) -> None:
         ),
         ("sam_tiny", "image_encoder.blocks.1.attn.rel_pos_w", "encoder/block1", "encoder/block0"),
         ("sam_tiny", "mask_decoder.mask_tokens.weight", "point_single/iou", "image_embedding"),
+        (
+            "semantic_tiny",
+            "model.backbone.layers.3.blocks.1.attn.relative_position_bias_table",
+            "backbone/res5",
+            "backbone/res4",
+        ),
+        (
+            "semantic_tiny",
+            "model.sem_seg_head.predictor.decoder.layers.1.cross_attn.sampling_offsets.bias",
+            "point/decoder_hs1",
+            "point/decoder_hs0",
+        ),
+        (
+            "semantic_tiny",
+            "model.sem_seg_head.predictor._bbox_embed.layers.2.bias",
+            "point/decoder_refs1",
+            "point/decoder_hs0",
+        ),
     ],
 )
 def test_a_disturbed_weight_shows_where_it_works(folder: str, key: str, failing: str, passing: str) -> None:
