@@ -19,7 +19,7 @@ PACKAGE = "napari_segany"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 _FOR_ALL = {"models.registry", "models.download"}  # what there is, what is here
-_TORCH_FREE = ("spec", "rows", "cache", "locks", "transfer")
+_TORCH_FREE = ("spec", "rows", "semantic_rows", "cache", "locks", "transfer")
 _ABOUT_MODELS = {*_FOR_ALL, *(f"models.{name}" for name in _TORCH_FREE)}
 _MODELS = {"models", "models.convert", *_ABOUT_MODELS}
 _FRONT = {"core", "io", "session", "predict", "jobs", "train", *_FOR_ALL}
@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "core": {"core"},
     "io": {"core", "io"},
     "models.spec": {"core", "models.spec"},
-    "models.rows": {"core", "models.spec"},
+    "models.semantic_rows": {"core", "models.spec"},
+    "models.rows": {"core", "models.spec", "models.semantic_rows"},
     "models.registry": {"core", "models.spec", "models.rows", "models.registry"},
     "models.cache": {"core", "models.spec"},
     "models.locks": {"core"},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from napari_segany.models.build import CONFIGS
 from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.fine import FineConfig
 from napari_segany.models.hiera import HieraConfig
+from napari_segany.models.image_model import ImageModelConfig
 from napari_segany.models.memory import MemoryConfig
 from napari_segany.models.nano import NanoConfig
 from napari_segany.models.perceiver import PerceiverConfig
@@ -16,6 +18,8 @@ from napari_segany.models.registry import list_models
 from napari_segany.models.repvit import RepVitConfig
 from napari_segany.models.sam import SamConfig
 from napari_segany.models.sam2 import Sam2Config
+from napari_segany.models.semantic_sam import SemanticConfig
+from napari_segany.models.swin import SwinConfig
 from napari_segany.models.tiny_vit import TinyVitConfig
 from napari_segany.models.vit import VitConfig
 
@@ -23,11 +27,32 @@ WIDTH = 64
 SIDE = 64
 HEADS = 2  # few enough for the paths that inference takes where a few tokens face an image
 
+C = TypeVar("C", bound=ImageModelConfig)
 Trunk = VitConfig | TinyVitConfig | HieraConfig | NanoConfig | RepVitConfig
 
 
-def shrunken(config: PromptableConfig) -> PromptableConfig:
+def shrunken(config: C) -> C:
     """Return a row's configuration, small."""
+    return _small_semantic(config) if isinstance(config, SemanticConfig) else _small_promptable(config)
+
+
+def _small_semantic(config: SemanticConfig) -> SemanticConfig:
+    """Return the configuration of a Semantic-SAM, small: fewer channels in as many blocks of the trunk."""
+    trunk = config.trunk
+    if isinstance(trunk, SwinConfig):
+        trunk = replace(trunk, embed_dim=2 * trunk.heads[0])
+    else:
+        trunk = replace(trunk, widths=(8, 8, 16, 32), depth=2, heads=2, out_width=WIDTH)
+    small = {"width": WIDTH, "layers": 2, "mlp_width": 64, "mask_width": 16}
+    pixel_decoder = replace(config.pixel_decoder, **small, groups=4)
+    query_decoder = replace(config.query_decoder, **small, projection=8)
+    return replace(
+        config, trunk=trunk, image_size=SIDE, pixel_decoder=pixel_decoder, query_decoder=query_decoder
+    )
+
+
+def _small_promptable(config: PromptableConfig) -> PromptableConfig:
+    """Return the configuration of a SAM or a SAM 2, small."""
     assert isinstance(config, SamConfig | Sam2Config)
     trunk = _small_trunk(config.trunk)
     decoder = replace(
@@ -70,7 +95,7 @@ def _small_fine(fine: FineConfig | None, trunk: Trunk) -> FineConfig | None:
 
 def _alike() -> dict[str, list[str]]:
     """Return the names of all rows by the first of those that are the same when small, except for their weights."""
-    groups: dict[PromptableConfig, list[str]] = {}
+    groups: dict[ImageModelConfig, list[str]] = {}
     for spec in list_models():
         groups.setdefault(replace(shrunken(CONFIGS[spec.name]), name=""), []).append(spec.name)
     return {names[0]: names for names in groups.values()}
@@ -78,3 +103,5 @@ def _alike() -> dict[str, list[str]]:
 
 ALIKE = _alike()
 """micro-sam's rows, for example, are SAM's with other weights: one of them stands for all."""
+PROMPTABLE = [name for name in ALIKE if isinstance(CONFIGS[name], PromptableConfig)]
+SEMANTIC = [name for name in ALIKE if isinstance(CONFIGS[name], SemanticConfig)]

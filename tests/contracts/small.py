@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from napari_segany.models.build import CONFIGS, build_model
-from napari_segany.models.image_model import ImageFeatures
-from napari_segany.models.promptable import Promptable, PromptableConfig
+from napari_segany.models.image_model import ImageFeatures, ImageModel, ImageModelConfig
 
 from .shrink import SIDE, shrunken
 
@@ -23,11 +22,11 @@ LABELS = torch.tensor([[2, 3, 1, 0, -1]])
 class Small:
     """A shrunken row: the model, and pixels (2, 3, S, S) for it."""
 
-    model: Promptable
+    model: ImageModel
     pixels: Tensor
 
     @property
-    def config(self) -> PromptableConfig:
+    def config(self) -> ImageModelConfig:
         return self.model.config
 
     def features(self) -> ImageFeatures:

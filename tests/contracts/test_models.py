@@ -1,4 +1,4 @@
-"""One contract over every model of the registry, shrunken to sizes for a unit test."""
+"""One contract over every SAM and SAM 2 of the registry, shrunken to sizes for a unit test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from napari_segany.models.build import CONFIGS, build_model
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.registry import list_models
 
-from .shrink import ALIKE, WIDTH, shrunken
+from .shrink import ALIKE, PROMPTABLE, SEMANTIC, WIDTH, shrunken
 from .small import LABELS, XY, Small, small_row
 
 # Used by propagation only, and tested with it; and what TinyViT's checkpoints hold of a classifier.
@@ -31,7 +31,7 @@ UNUSED = (
 )
 
 
-@pytest.fixture(scope="module", params=ALIKE)
+@pytest.fixture(scope="module", params=PROMPTABLE)
 def small(request: pytest.FixtureRequest) -> Small:
     return small_row(request.param)
 
@@ -39,6 +39,7 @@ def small(request: pytest.FixtureRequest) -> Small:
 def test_every_row_is_under_contract() -> None:
     covered = {name for names in ALIKE.values() for name in names}
     assert covered == {spec.name for spec in list_models()}
+    assert set(ALIKE) == {*PROMPTABLE, *SEMANTIC}
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,20 @@ import torch
 
 from napari_segany.core.errors import WeightsError
 from napari_segany.models.build import CONFIGS, build_model, key_map_of
-from napari_segany.models.promptable import Promptable
+from napari_segany.models.image_model import ImageModel
 from napari_segany.models.registry import ModelSpec, list_models, spec_of
 from napari_segany.models.weights import identify, load_strictly
 
 FOLDER = Path(__file__).parents[1] / "golden" / "layouts"
 LAYOUTS = {path.stem: path for path in FOLDER.glob("*.json") if "decoder" not in path.stem}
 NAMES = [spec.name for spec in list_models() if not spec.is_bundled]
-TOKEN = {"sam": "mask_decoder.iou_token.weight", "sam2": "sam_mask_decoder.iou_token.weight"}
+TOKEN = {
+    "sam": "mask_decoder.iou_token.weight",
+    "sam2": "sam_mask_decoder.iou_token.weight",
+    "semantic": "sem_seg_head.predictor.mask_tokens.weight",
+}
+COMPUTED = "relative_position_index"  # what Semantic-SAM's files hold of it is worked out here
+RESIZING = {"sam": "pad", "sam2": "stretch", "semantic": "short"}
 
 
 def original_of(spec: ModelSpec) -> str:
@@ -47,19 +54,24 @@ def layout_of(name: str) -> dict[str, Any]:
 def shapes_of(name: str) -> dict[str, list[int]]:
     """Return the checkpoint's shapes by key; some layouts keep more than the shape of each."""
     entries = layout_of(name)["keys"].items()
-    return {key: entry["shape"] if isinstance(entry, dict) else entry for key, entry in entries}
+    return {read_key(key): entry["shape"] if isinstance(entry, dict) else entry for key, entry in entries}
+
+
+def read_key(key: str) -> str:
+    """Return a key as `read_weights` gives it: Semantic-SAM's files have "model." before each."""
+    return key.removeprefix("model.")
 
 
 def buffers_of(name: str) -> list[str]:
     """Return which keys of the checkpoint are no parameters."""
     layout = layout_of(name)
     if "buffers" in layout:
-        return layout["buffers"]
+        return [read_key(key) for key in layout["buffers"]]
     return [key for key, entry in layout["keys"].items() if entry["kind"] == "buffer"]
 
 
 @lru_cache
-def meta_model(name: str) -> Promptable:
+def meta_model(name: str) -> ImageModel:
     with torch.device("meta"):
         return build_model(name)
 
@@ -74,14 +86,17 @@ def test_layouts_and_released_rows_belong_together() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_and_shapes_are_those_of_the_checkpoint(name: str) -> None:
-    layout, model = layout_of(name), meta_model(name)
-    key_map = key_map_of(CONFIGS[name])
-    theirs = {key_map(key): shape for key, shape in shapes_of(name).items()}
-    assert len(theirs) == len(layout["keys"])  # no two keys became one
+    model, key_map = meta_model(name), key_map_of(CONFIGS[name])
+    theirs = {key_map(key): shape for key, shape in shapes_of(name).items() if key_map(key) is not None}
+    again = {read_key(key): read_key(of) for key, of in layout_of(name).get("shared", {}).items()}
+    used = Counter(again.get(key, key) for key in shapes_of(name) if key_map(key) is not None)
+    assert sum(used.values()) == len(used) == len(theirs)  # no tensor twice, and no two keys became one
+    needed = {again.get(key, key) for key in shapes_of(name) if not key.endswith(COMPUTED)}
+    assert used.keys() == needed
     ours = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     assert ours == theirs
     parameters = {key for key, _ in model.named_parameters()}
-    assert ours.keys() - parameters == {key_map(key) for key in buffers_of(name)}
+    assert ours.keys() - parameters == {key_map(key) for key in buffers_of(name)} - {None}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,7 +113,7 @@ def test_the_configuration_agrees_with_the_row(name: str) -> None:
     config, spec = CONFIGS[name], spec_of(name)
     assert config.has_fine == spec.has_fine
     assert config.image_size == spec.image_size
-    assert config.resizing == ("pad" if spec.family == "sam" else "stretch")
+    assert config.resizing == RESIZING[spec.family]
 
 
 @pytest.mark.parametrize("name", NAMES)

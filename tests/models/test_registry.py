@@ -35,7 +35,12 @@ def test_a_row_has_what_people_need_to_know(spec) -> None:
         assert spec.known_hash is None
     else:
         assert spec.url.startswith("https://")
-        assert spec.known_hash is not None or spec.name in {"sam2.1_hq_hiera_large", "edgetam"}
+        assert spec.known_hash is not None or spec.name in {
+            "sam2.1_hq_hiera_large",
+            "edgetam",
+            "semantic_sam_swinT",
+            "semantic_sam_swinL",
+        }
         assert spec.n_parameters is not None
 
 
@@ -61,6 +66,15 @@ def test_every_published_checkpoint_has_a_row() -> None:
         "sam2.1_hq_hiera_large",
         *(spec.name for spec in BUNDLED if "hq" in spec.name),
     }
+
+
+def test_semantic_sam_s_licence_is_said_not_to_be_stated() -> None:
+    rows = list_models("semantic_sam_*")
+    assert [spec.name for spec in rows] == ["semantic_sam_swinT", "semantic_sam_swinL"]
+    for spec in rows:
+        assert spec.licence == NOT_STATED
+        assert "no licence file" in spec.licence_note
+        assert spec.url.startswith("https://github.com/UX-Decoder/Semantic-SAM/releases/download/checkpoint/")
 
 
 def test_micro_sam_s_models_have_a_decoder_of_their_own() -> None:

@@ -69,9 +69,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 def identify(weights: Mapping[str, Tensor]) -> str | None:
     """Return the name of the registry row whose layout a state dict has, or None; a decoder beside it is ignored.
 
+    So are prefixes of training code before every key, as Semantic-SAM's files have them ("model.").
     A fine-tuned file has the layout of what it was tuned from: micro-sam's are found to be "sam_vit_b" and so on.
     """
-    return _row_of(split_decoder(weights)[0])
+    return _row_of(_unprefixed(split_decoder(weights)[0]))
 
 
 def split_decoder(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:

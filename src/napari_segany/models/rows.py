@@ -5,7 +5,7 @@ Anything", 2023 (arXiv:2306.14289). HQ-SAM: L. Ke et al., "Segment Anything in H
 (arXiv:2306.01567). SAM 2: N. Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024
 (arXiv:2408.00714). EdgeTAM: C. Zhou et al., "EdgeTAM: On-Device Track Anything Model", 2025
 (arXiv:2501.07256). micro-sam: A. Archit et al., "Segment Anything for Microscopy", 2025
-(doi:10.1038/s41592-024-02580-4).
+(doi:10.1038/s41592-024-02580-4). Semantic-SAM's rows have a module of their own.
 
 Addresses and licences are those of the authors' repositories. Only micro-sam publishes hashes (xxh128), and SAM
 the first six digits of the MD5, in its file names; the other sha256 and md5 are those that third parties publish
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .semantic_rows import SEMANTIC_ROWS
 from .spec import NOT_STATED, Layout, ModelSpec, RemoteFile
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -388,6 +389,7 @@ ROWS = (
     *(row.spec() for row in _SAM2_ROWS),
     _HQ2,
     _EDGE,
+    *SEMANTIC_ROWS,
     *(row.spec() for row in _MICRO_ROWS),  # after SAM: a file without its name is told by its layout
 )
 """Every model that loads by name, in the order in which people see them."""
