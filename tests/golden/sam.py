@@ -148,7 +148,9 @@ def _encode(model: Sam, *, case: Case, results: dict[str, Tensor]) -> ImageFeatu
     resize, side = _resize_of(case), model.config.image_size
     picture = Image.fromarray(case.io["image_uint8"].numpy())
     resized = np.array(picture.resize(resize.target[::-1], Image.Resampling.BILINEAR))
-    pixels = to_frame(to_rgb(resized, Window(0.0, 255.0)), ResizeMap(resize.target, resize.target), side=side)
+    pixels = to_frame(
+        to_rgb(resized, Window(0.0, 255.0)), ResizeMap(resize.target, resize.target), frame=(side, side)
+    )
     features = model.encode(pixels)
     results |= {
         "resized_image_uint8": torch.from_numpy(resized),

@@ -15,14 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_segany.core.errors import DataError
-from napari_segany.train import dataset
+from napari_segany.train import crops, dataset
+from napari_segany.train.crops import CropPlan, CropStream, augment_intensity, cut_crop
 from napari_segany.train.dataset import (
     Annotated,
-    CropPlan,
-    CropStream,
     annotate,
-    augment_intensity,
-    cut_crop,
     from_scene,
     is_validation,
     modality_of,
@@ -198,14 +195,14 @@ def test_a_scene_keeps_its_nested_objects() -> None:
 # --- crops
 
 
-def same_crops(one: dataset.Crop, two: dataset.Crop) -> bool:
+def same_crops(one: crops.Crop, two: crops.Crop) -> bool:
     return all(
         torch.equal(a, b)
         for a, b in ((one.pixels, two.pixels), (one.masks, two.masks), (one.dense, two.dense))
     )
 
 
-def check_crop(crop: dataset.Crop, plan: CropPlan) -> None:
+def check_crop(crop: crops.Crop, plan: CropPlan) -> None:
     assert crop.pixels.shape == (3, plan.side, plan.side)
     assert crop.masks.shape == (plan.objects, plan.side, plan.side)
     assert crop.dense.shape == (2, plan.side, plan.side)
@@ -276,14 +273,14 @@ def test_zoom_stays_within_its_bounds() -> None:
     plan = CropPlan(side=64, objects=1, frames=(128, 128), zoom=(0.5, 2.0))
     item = disc_image(size=(128, 128), radius=10)  # 21 pixels
     rng = np.random.default_rng(0)
-    scales = [dataset._zoom(item.objects[0], (128, 128), plan, rng) for _ in range(300)]
+    scales = [crops.zoom_of(item.objects[0], (128, 128), plan, rng) for _ in range(300)]
     assert 0.5 * 1.3 > min(scales) >= 12 / 21 - 1e-9
     assert 0.8 * 2 < max(scales) <= 2.0
     for side, low, high in ((4, 12 / 4, None), (100, None, 2 * 64 / 100)):
         labels = np.zeros((128, 128), dtype=np.uint32)
         labels[:side, :side] = 1
         thing = annotate("x", labels.astype(np.uint8), labels, modality="x").objects[0]
-        scales = [dataset._zoom(thing, (128, 128), plan, rng) for _ in range(50)]
+        scales = [crops.zoom_of(thing, (128, 128), plan, rng) for _ in range(50)]
         assert low is None or min(scales) >= low - 1e-9  # never a dot
         assert high is None or max(scales) <= high + 1e-9  # nor so large that the crop is lost in it
 
@@ -307,14 +304,14 @@ def test_parts_are_picked_by_their_share(monkeypatch: pytest.MonkeyPatch) -> Non
     parts = [o for o in scene.objects if not o.is_primary]
     assert parts
     item = Annotated("s", "x", scene.image, scene.labels, scene.objects)
-    window_around = dataset._window_around
+    window_around = crops.window_around
     anchors: list[bool] = []
 
     def spy(anchor: dataset.Annotation, *args: Any, **kwargs: Any) -> tuple[slice, slice]:
         anchors.append(anchor.is_primary)
         return window_around(anchor, *args, **kwargs)
 
-    monkeypatch.setattr(dataset, "_window_around", spy)
+    monkeypatch.setattr(crops, "window_around", spy)
     for share, is_primary in ((0.0, True), (1.0, False)):
         anchors.clear()
         for seed in range(6):
@@ -348,11 +345,10 @@ def test_a_stream_of_scenes_yields_valid_crops(monkeypatch: pytest.MonkeyPatch) 
         seeds.append(seed)
         return from_scene(seed, size=(64, 64), kind=kind)
 
-    monkeypatch.setattr(dataset, "from_scene", small_scene)
+    monkeypatch.setattr(crops, "from_scene", small_scene)
     stream = CropStream([], PLAN, seed=3, pool=2)
-    crops = list(islice(stream, 8))
-    for pixels, masks, dense in crops:
-        check_crop(dataset.Crop(pixels, masks, dense), PLAN)
+    for pixels, masks, dense in islice(stream, 8):
+        check_crop(crops.Crop(pixels, masks, dense), PLAN)
         assert masks.flatten(1).any(1).all()
     assert 2 <= len(seeds) < 8 + 2  # the pool is used again
     assert min(seeds) >= 1 << 32  # those below are for validation
@@ -378,6 +374,6 @@ def test_images_without_objects_do_not_stop_a_stream() -> None:
 
 def test_rare_modalities_count_more() -> None:
     images = [disc_image("a", modality="common")] * 9 + [disc_image("b", modality="rare")]
-    weights = dataset._balance(images)
+    weights = crops._balance(images)
     assert weights.sum() == pytest.approx(1)
     assert weights[-1] / weights[0] == pytest.approx(3)

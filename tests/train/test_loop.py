@@ -23,7 +23,7 @@ from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
 from napari_segany.train import dataset, loop, trainable
 from napari_segany.train.clip_plan import ClipPlan, WindowPlan
-from napari_segany.train.dataset import CropPlan, CropStream
+from napari_segany.train.crops import CropPlan, CropStream
 from napari_segany.train.loop import BEST, CHECKPOINT, Trainer
 from napari_segany.train.recipes import Recipe, Stage
 from napari_segany.train.rounds import batch_loss
@@ -285,11 +285,12 @@ def test_an_object_thinner_than_a_cell_does_no_harm() -> None:
 
 def test_weight_decay_is_for_matrices_only() -> None:
     module = Trainable(build_sam2(RECIPE.name))
-    large, small = loop._groups(module, 0.05)
-    assert (large["weight_decay"], small["weight_decay"]) == (0.05, 0.0)
-    assert all(p.ndim >= 2 for p in large["params"])  # type: ignore[attr-defined]
-    assert all(p.ndim < 2 for p in small["params"])  # type: ignore[attr-defined]
-    assert len(large["params"]) + len(small["params"]) == len(list(module.parameters()))  # type: ignore[arg-type]
+    groups = {group["weight_decay"]: group["params"] for group in loop._groups(module, RECIPE)}
+    large, small = groups.pop(RECIPE.weight_decay), groups.pop(0.0)
+    assert not groups
+    assert all(p.ndim >= 2 for p in large)
+    assert all(p.ndim < 2 for p in small)
+    assert len(large) + len(small) == len(list(module.parameters()))
 
 
 def test_a_frozen_base_stays_and_its_fine_parts_learn(

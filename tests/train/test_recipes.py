@@ -6,8 +6,9 @@ import pytest
 
 from napari_segany.core.errors import UnknownModelError
 from napari_segany.models.sam2 import SAM2
+from napari_segany.models.semantic_sam import SEMANTIC
 from napari_segany.predict.window_follower import APPEARING, SIDE
-from napari_segany.train.dataset import CropPlan
+from napari_segany.train.crops import CropPlan
 from napari_segany.train.recipes import RECIPES, recipe_of
 from napari_segany.train.simulate import CELL
 
@@ -21,7 +22,7 @@ def test_a_recipe_is_found_by_its_model() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_can_be_followed(name: str) -> None:
     recipe = recipe_of(name)
-    config = SAM2[recipe.row]
+    config = (SAM2 | SEMANTIC)[recipe.row]
     assert recipe.steps == sum(stage.steps for stage in recipe.stages) > recipe.warmup
     for stage in recipe.stages:
         if isinstance(stage.plan, CropPlan):
@@ -33,7 +34,7 @@ def test_a_recipe_can_be_followed(name: str) -> None:
             low, high = stage.plan.usual.sizes
             assert low < APPEARING < high
         for side in sides:
-            assert side % (2 * config.stride) == 0  # the trunk halves once more than its stride
+            assert side % (4 * config.stride if recipe.nests else 2 * config.stride) == 0  # what is halved beyond it
             assert side <= config.image_size
         assert config.stride / 4 == CELL  # prompts are simulated at the logits' own resolution
         assert 0 <= stage.last_rate <= stage.rate

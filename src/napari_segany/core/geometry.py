@@ -53,6 +53,12 @@ def fit_long_side(shape: tuple[int, int], *, long_side: int, multiple: int = 1) 
     return ResizeMap(shape, (height, width))
 
 
+def fit_short_side(shape: tuple[int, int], *, short_side: int) -> ResizeMap:
+    """Return the map that keeps the aspect ratio and brings the shorter side to `short_side` pixels (Semantic-SAM)."""
+    height, width = (max(1, int(side * short_side / min(shape))) for side in shape)
+    return ResizeMap(shape, (height, width))
+
+
 def stretch(shape: tuple[int, int], *, side: int) -> ResizeMap:
     """Return the map that stretches an image to a square, whatever its aspect ratio (SAM 2)."""
     return ResizeMap(shape, (side, side))

@@ -1,7 +1,7 @@
 """The six-level ladder: how coarse a mask is, 1 (finest) to 6 (coarsest), with one meaning over every family.
 
-Semantic-SAM answers a click with six masks, one for each level; SAM, HQ-SAM and SAM 2 with three, at 2, 4 and 6; a
-single mask stands in the middle. Levels follow area, so a coarser level is never a smaller mask.
+Semantic-SAM answers a click with six masks, one for each level, which it learnt; SAM, HQ-SAM and SAM 2 with three,
+which are placed at 2, 4 and 6 in the order of their areas; a single mask stands in the middle.
 """
 
 from __future__ import annotations
@@ -43,6 +43,22 @@ def levels_of(masks: BoolMask) -> NDArray[np.int_]:
 def nearest(levels: Sequence[int] | NDArray[np.int_], level: int) -> int:
     """Return the index of the entry that is nearest to a level; of several the first, which scores best."""
     return int(np.argmin(np.abs(np.asarray(levels) - level)))
+
+
+def led_by(prediction: MaskPrediction, level: int | None) -> MaskPrediction:
+    """Return the same answers with the mask nearest to a level first; as they are where no level is asked for."""
+    if level is None:
+        return prediction
+    first = nearest(prediction.levels, level)
+    order = [first, *(index for index in range(len(prediction)) if index != first)]
+    names = tuple(prediction.names[index] for index in order) if prediction.names else ()
+    return MaskPrediction(
+        prediction.masks[order],
+        prediction.scores[order],
+        prediction.logits[order],
+        prediction.levels[order],
+        names,
+    )
 
 
 def distinct(masks: BoolMask, *, same_iou: float = SAME_IOU) -> list[int]:

@@ -71,10 +71,13 @@ class Queries:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Looked:
-    """Queries behind one layer: normed `states` (B, Q, C), and the (B, Q, 4) boxes that they looked around."""
+    """Queries behind one layer: normed `states` (B, Q, C), and the (B, Q, 4) boxes around which they looked and around
+    which they look next.
+    """
 
     states: Tensor
     boxes: Tensor
+    moved: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +150,7 @@ class QueryDecoder(nn.Module):
             nn.init.zeros_(parameter)
         if config.is_local:
             self.seeds = Mlp((width, width, 6))
+            self.seed_tokens = nn.Embedding(2, width)
             self.place_embed = Mlp((width, width, 6))
             self._begin_local()
         else:
@@ -185,6 +189,18 @@ class QueryDecoder(nn.Module):
             own = torch.where(is_box[:, :, None, None], own, begun)
         return Queries(content.flatten(1, 2), own.flatten(1, 2), TOKENS)
 
+    def seed_maps(self, finest: Tensor) -> Tensor:
+        """Return (B, 2, 3, h, w) maps of a (B, C, h, w) level: of objects and of parts, where their hearts are (a
+        logit), and the logarithms of their width and height in cells.
+        """
+        maps: Tensor = self.seeds(finest.permute(0, 2, 3, 1))
+        return maps.permute(0, 3, 1, 2).unflatten(1, (2, 3))
+
+    def of_seeds(self, boxes: Tensor, is_part: Tensor) -> Queries:
+        """Return a query for each of (B, Q, 4) boxes that `seed_maps` tells of; all of an image see each other."""
+        content = self.label_enc.weight[1] + self.seed_tokens(is_part.long())
+        return Queries(content, boxes, boxes.shape[1])
+
     def look(self, queries: Queries, levels: list[Tensor], *, frame: tuple[int, int]) -> list[Looked]:
         """Return the queries behind each layer, with `levels` (B, C, h, w), finest first."""
         cells, sizes = join_levels(levels[::-1])
@@ -192,8 +208,9 @@ class QueryDecoder(nn.Module):
         for layer in self.decoder.layers:
             code = self.decoder.ref_point_head(self._code(boxes, frame).to(queries.content.dtype))
             content = layer(Queries(queries.content, boxes, queries.group), code, cells, sizes)
-            seen.append(Looked(self.decoder_norm(content), boxes))
-            boxes = self._moved(boxes, self.bbox_embed(content)).detach()
+            moved = self._moved(boxes, self.bbox_embed(content))
+            seen.append(Looked(self.decoder_norm(content), boxes, moved))
+            boxes = moved.detach()
             queries = Queries(content, boxes, queries.group)
         return seen
 

@@ -21,17 +21,20 @@ from .pixel_decoder import PixelDecoder, PixelDecoderConfig
 from .prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
 from .query_decoder import TOKENS, Answers, Looked, QueryDecoder, QueryDecoderConfig
 from .swin import SWIN, Swin, SwinConfig
-from .text import TextConfig, TextEncoder, WordScores
+from .text import TextConfig, TextEncoder, Vocabulary, WordScores
 
 CLICK_SIDE = 0.005
 """Share of the frame that stands for the size of a click."""
-LEVEL_OF_TOKEN = (4, 2, 5, 6, 3, 1)
+RELEASED_LEVELS = (4, 2, 5, 6, 3, 1)
 """Level of each of the released models' six answers, 1 (finest) to 6; theirs are counted from the coarsest."""
 
 
 @dataclass(frozen=True, slots=True)
 class SemanticConfig(ImageModelConfig):
-    """Everything that tells one Semantic-SAM from another; without `text` a model knows no words."""
+    """Everything that tells one Semantic-SAM from another; without `text` a model knows no words.
+
+    `levels` are those of the six answers, `vocabulary` the class names that the weights were taught.
+    """
 
     trunk: SwinConfig | NanoConfig
     _: KW_ONLY
@@ -42,6 +45,8 @@ class SemanticConfig(ImageModelConfig):
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
     text: TextConfig | None = None
+    levels: tuple[int, ...] = RELEASED_LEVELS
+    vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary((), ()))
 
     @property
     def has_words(self) -> bool:
@@ -150,7 +155,11 @@ class SemanticSam(ImageModel):
         rows, tokens = torch.arange(count, device=xy.device)[:, None], torch.arange(TOKENS, device=xy.device)
         states = found.states.reshape(*shape, -1)
         output = MaskOutput(
-            logits[rows, chosen, tokens], scores[rows, chosen, tokens], None, states[rows, chosen, tokens]
+            logits[rows, chosen, tokens],
+            scores[rows, chosen, tokens],
+            None,
+            states[rows, chosen, tokens],
+            levels=torch.tensor(self.config.levels, device=xy.device).expand(count, -1),
         )
         return output if multimask else output.masks(output.ious.argmax(dim=1, keepdim=True))
 
@@ -212,6 +221,38 @@ def _boxes_of(masks: Tensor) -> Tensor:
     return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=1)
 
 
+_VOCABULARY = Vocabulary(
+    objects=(
+        "nucleus",
+        "cell",
+        "bacterium",
+        "yeast",
+        "bud",
+        "budding yeast",
+        "neuron",
+        "filament",
+        "spot",
+        "gland",
+        "organoid",
+        "colony",
+        "tissue",
+        "vessel",
+    ),
+    parts=(
+        "nucleus",
+        "nucleolus",
+        "spot",
+        "mitochondrion",
+        "filament",
+        "vacuole",
+        "vesicle",
+        "lumen",
+        "soma",
+        "flagellum",
+        "cilia",
+        "filopodium",
+    ),
+)
 _NANO_WIDTH, _NANO_MASKS = 128, 48
 _NANO_DEFORMABLE = DeformableConfig(levels=3)
 
@@ -221,7 +262,7 @@ SEMANTIC: dict[str, SemanticConfig] = {
     "semantic-nano": SemanticConfig(
         "semantic-nano",
         NANO["nano"],
-        image_size=512,
+        image_size=384,
         stride=8,
         resizing="fit",
         largest_size=1280,
@@ -246,6 +287,8 @@ SEMANTIC: dict[str, SemanticConfig] = {
             deformable=_NANO_DEFORMABLE,
         ),
         text=TextConfig(),
+        levels=(1, 2, 3, 4, 5, 6),
+        vocabulary=_VOCABULARY,
     ),
 }
 

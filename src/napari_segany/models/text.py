@@ -30,6 +30,19 @@ class TextConfig:
     context: int = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The class names that a model was taught: of objects, and of parts of objects."""
+
+    objects: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((*self.objects, *self.parts)))
+
+
 class TextBlock(nn.Module):
     """Causal self-attention and an MLP; pre-norm."""
 

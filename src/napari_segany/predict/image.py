@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_segany.core.errors import PromptError
-from napari_segany.core.geometry import ResizeMap, fit_long_side, stretch
-from napari_segany.core.granularity import levels_of
+from napari_segany.core.geometry import ResizeMap, fit_long_side
+from napari_segany.core.granularity import check_level, led_by, levels_of
 from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.types import (
     AnyArray,
@@ -30,32 +30,56 @@ from napari_segany.core.types import (
 )
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import FineUse, MaskOutput
+from napari_segany.models.semantic_sam import SemanticSam
 
 from .features import Features, pack, unpack
 from .loading import Model
 from .masks import masks_of
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
-from .preprocess import check_image, to_frame, to_rgb
+from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, resize_of, to_rgb
 from .prompts import Encoded, encode_prompt
+from .words import words_of
 from .zoom import VIEW_SIDE, View, boxes_of_answer, boxes_of_logits, choose_window, kept_parts, resample
 
-_FRAME_MULTIPLE = 32
 _LARGEST_BATCH = 4  # prompts; larger ones leave the caches of a CPU, measured 1.1 to 1.3 times slower
 _LARGEST_GPU_BATCH = 64
 _MOST_VIEWS = 16
 
 
 class ImagePredictor:
-    """Predicts masks on single images with one loaded model; safe to share between threads that take turns."""
+    """Predicts masks on single images with one loaded model; safe to share between threads that take turns.
 
-    def __init__(self, model: Model) -> None:
+    Parameters
+    ----------
+    model
+        Of `load_model`.
+    classes
+        Names to tell masks apart by, in models with words (`card.has_words`): theirs where None, no names where empty.
+
+    Raises
+    ------
+    CapabilityError
+        If names are given to a model without words.
+    """
+
+    def __init__(self, model: Model, *, classes: Sequence[str] | None = None) -> None:
         self.model = model
+        self._words = words_of(model, classes)
         self._batch: int | None = None
 
     @property
     def card(self) -> ModelCard:
         """Name and hash of the model that answers."""
         return self.model.card
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names that masks are told apart by; none in models without words."""
+        return () if self._words is None else self._words.classes
+
+    def naming(self, classes: Sequence[str]) -> ImagePredictor:
+        """Return a predictor with the same model that tells masks apart by other class names; see `Namer`."""
+        return ImagePredictor(self.model, classes=classes)
 
     @torch.inference_mode()
     def embed(self, image: NDArray[np.generic], *, window: Window | None = None) -> Features:
@@ -79,7 +103,7 @@ class ImagePredictor:
         image = check_image(image)
         window = window or sample_window(image)
         config = self.model.config
-        resize, rgb = self._resize((image.shape[0], image.shape[1])), to_rgb(image, window)
+        resize, rgb = resize_of((image.shape[0], image.shape[1]), config), to_rgb(image, window)
         kept = _half(image, rgb) if config.is_local else None
         tensors = self._encode(rgb, resize)
         return Features(tensors, resize, window, self.card, stride=config.stride, rgb=kept)
@@ -87,8 +111,7 @@ class ImagePredictor:
     def _encode(self, rgb: Tensor, resize: ResizeMap) -> ImageFeatures:
         """Return the features of (1, 3, H, W) pixels in 0..1, in float32."""
         placement, config = self.model.placement, self.model.config
-        side = config.image_size if config.resizing == "pad" else None
-        pixels = to_frame(rgb, resize, side=side)
+        pixels = frame_pixels(rgb, resize, config)
         try:
             pixels = pixels.to(placement.device, placement.encoder_dtype, memory_format=torch.channels_last)
             features = self.model.network.encode(pixels).to(placement.device, torch.float32)
@@ -112,7 +135,13 @@ class ImagePredictor:
         return replace(features, tensors=self.model.network.prepared(features.tensors))
 
     def predict(
-        self, features: FeaturesLike, prompt: Prompt, *, multimask: bool = True, fine: bool | None = None
+        self,
+        features: FeaturesLike,
+        prompt: Prompt,
+        *,
+        multimask: bool = True,
+        fine: bool | None = None,
+        level: int | None = None,
     ) -> MaskPrediction:
         """Return the masks of one prompt, best first.
 
@@ -127,6 +156,9 @@ class ImagePredictor:
         fine
             Whether HQ models draw fine boundaries: None as they are made to, False as the model beneath them. HQ-SAM
             then gives the best of its three answers alone.
+        level
+            Step of the ladder, 1 (finest) to 6 (coarsest), whose mask comes first, or the nearest to it; None for the
+            best by score.
 
         Raises
         ------
@@ -136,7 +168,7 @@ class ImagePredictor:
         OutOfMemoryError
             If a single prompt does not fit into memory.
         """
-        return self.predict_many(features, [prompt], multimask=multimask, fine=fine)[0]
+        return self.predict_many(features, [prompt], multimask=multimask, fine=fine, level=level)[0]
 
     @torch.inference_mode()
     def predict_many(
@@ -146,9 +178,10 @@ class ImagePredictor:
         *,
         multimask: bool = True,
         fine: bool | None = None,
+        level: int | None = None,
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts on one image, in their order; equal to `predict` on each."""
-        own, use = self._own(features), self._fine_use(fine)
+        own, use, level = self._own(features), self._fine_use(fine), check_level(level)
         encoded = [encode_prompt(prompt, own) for prompt in prompts]
         windows = [_window_of_earlier(prompt, own) for prompt in prompts]
         whole = [index for index, window in enumerate(windows) if window is None]
@@ -158,11 +191,11 @@ class ImagePredictor:
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
                 windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
             if windows[i] is None:
-                predictions[i] = _prediction(self._finish(answer), own)
+                predictions[i] = _prediction(self._finish(answer), own, names=self._names(answer))
         for i, window in enumerate(windows):
             if window is not None:
                 predictions[i] = self._closer(own, encoded[i], window, multimask=multimask, use=use)
-        return [predictions[index] for index in range(len(prompts))]
+        return [led_by(predictions[index], level) for index in range(len(prompts))]
 
     def _finish(self, output: MaskOutput) -> MaskOutput:
         """Return an answer without stray islands and with fine boundaries, where those were left for last."""
@@ -246,7 +279,12 @@ class ImagePredictor:
         view = self._view(features, window)
         seen = [_in_view(prompt, features, view)]
         (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
-        return _prediction_of_view(self._finish(answer), features, view)
+        return _prediction_of_view(self._finish(answer), features, view, names=self._names(answer))
+
+    def _names(self, answer: MaskOutput) -> tuple[str, ...]:
+        """Return what the masks of one answer show; nothing where nothing is named."""
+        network = self.model.network
+        return self._words.names(network, answer) if self._words and isinstance(network, SemanticSam) else ()
 
     def _view(self, features: Features, window: tuple[slice, slice]) -> View:
         """Return the features of a window, embedded once."""
@@ -256,24 +294,12 @@ class ImagePredictor:
         if view is None:
             assert features.rgb is not None
             rgb = features.rgb[:, :, rows, cols].float().expand(-1, 3, -1, -1)
-            resize = fit_long_side(
-                (rgb.shape[2], rgb.shape[3]), long_side=VIEW_SIDE, multiple=_FRAME_MULTIPLE
-            )
+            resize = fit_long_side((rgb.shape[2], rgb.shape[3]), long_side=VIEW_SIDE, multiple=FRAME_MULTIPLE)
             view = View(window, resize, self._encode(rgb, resize))
         features.views[key] = view
         while len(features.views) > _MOST_VIEWS:
             features.views.popitem(last=False)
         return view
-
-    def _resize(self, shape: tuple[int, int]) -> ResizeMap:
-        """Return how an image fills this model's frame."""
-        config = self.model.config
-        if config.resizing == "fit":
-            side = min(max(*shape, config.image_size), config.largest_size)
-            return fit_long_side(shape, long_side=side, multiple=_FRAME_MULTIPLE)
-        if config.resizing == "pad":
-            return fit_long_side(shape, long_side=config.image_size)
-        return stretch(shape, side=config.image_size)
 
     def _own(self, features: FeaturesLike) -> Features:
         """Return features that this model made; anything else is refused."""
@@ -318,7 +344,9 @@ def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
     return Encoded(edges * zoom - 0.5, prompt.labels, mask)
 
 
-def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> MaskPrediction:
+def _prediction_of_view(
+    output: MaskOutput, features: Features, view: View, *, names: tuple[str, ...]
+) -> MaskPrediction:
     """Return an answer of a view as one of the whole image."""
     order, inner = _in_order(output, cells=(1.0, 1.0), shape=view.resize.source)
     masks = np.zeros((len(inner), *features.image_shape), dtype=bool)
@@ -332,15 +360,15 @@ def _prediction_of_view(output: MaskOutput, features: Features, view: View) -> M
         size=size,
         step=step,
     )[:, 0]
-    return _made(masks, output, order, logits=logits)
+    return _made(masks, output, order, logits=logits, names=names)
 
 
-def _prediction(output: MaskOutput, features: Features) -> MaskPrediction:
+def _prediction(output: MaskOutput, features: Features, *, names: tuple[str, ...]) -> MaskPrediction:
     """Return one prompt's (1, M, …) answer with masks of the image, best first."""
     frame, target = features.frame_shape, features.resize.target
     covered = (target[0] / frame[0], target[1] / frame[1])
     order, masks = _in_order(output, cells=covered, shape=features.image_shape)
-    return _made(masks, output, order, logits=output.logits[0][order].cpu())
+    return _made(masks, output, order, logits=output.logits[0][order].cpu(), names=names)
 
 
 def _in_order(
@@ -356,7 +384,11 @@ def _in_order(
     return order, masks_of(logits, cells=(cells[0] * height, cells[1] * width), shape=shape)
 
 
-def _made(masks: NDArray[np.bool_], output: MaskOutput, order: Tensor, *, logits: Tensor) -> MaskPrediction:
+def _made(
+    masks: NDArray[np.bool_], output: MaskOutput, order: Tensor, *, logits: Tensor, names: tuple[str, ...]
+) -> MaskPrediction:
     """Return a prediction of masks and logits that are in order already."""
     scores = output.ious[0][order].float().cpu().numpy()
-    return MaskPrediction(masks, scores, logits.float().numpy(), levels_of(masks))
+    levels = levels_of(masks) if output.levels is None else output.levels[0][order].cpu().numpy()
+    said = tuple(names[i] for i in order.tolist()) if names else ()
+    return MaskPrediction(masks, scores, logits.float().numpy(), levels, said)

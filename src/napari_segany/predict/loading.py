@@ -97,6 +97,7 @@ def load_model(
         has_fine=CONFIGS[name].has_fine,
         finds_instances=decoder is not None,
         number_format=_number_format(placement, engine),
+        has_words=CONFIGS[name].has_words,
     )
     return assemble(card, weights, placement=placement, where=str(path), decoder=decoder, engine=engine)
 

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_segany.core.errors import ImageError
-from napari_segany.core.geometry import ResizeMap
+from napari_segany.core.geometry import ResizeMap, fit_long_side, fit_short_side, stretch
 from napari_segany.core.intensity import Window
+from napari_segany.models.image_model import ImageModelConfig
 
+FRAME_MULTIPLE = 32
+"""Of the sides of frames that follow an image's aspect."""
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet statistics of RGB in 0..1, the input range of every SAM model."""
@@ -58,13 +61,38 @@ def to_rgb(image: NDArray[np.generic], window: Window) -> Tensor:
     return F.pad(values, (0, 0, 0, 0, 0, 3 - values.shape[1]))
 
 
-def to_frame(rgb: Tensor, resize: ResizeMap, *, side: int | None = None) -> Tensor:
+def resize_of(shape: tuple[int, int], config: ImageModelConfig) -> ResizeMap:
+    """Return how an (H, W) image fills a model's frame."""
+    if config.resizing == "fit":
+        side = min(max(*shape, config.image_size), config.largest_size)
+        return fit_long_side(shape, long_side=side, multiple=FRAME_MULTIPLE)
+    if config.resizing == "pad":
+        return fit_long_side(shape, long_side=config.image_size)
+    if config.resizing == "short":
+        return fit_short_side(shape, short_side=config.image_size)
+    return stretch(shape, side=config.image_size)
+
+
+def frame_pixels(rgb: Tensor, resize: ResizeMap, config: ImageModelConfig) -> Tensor:
+    """Return a model's normalised frame of (1, 3, H, W) pixels in 0..1."""
+    if config.resizing == "short":
+        height, width = (-(-side // FRAME_MULTIPLE) * FRAME_MULTIPLE for side in resize.target)
+        return to_frame(rgb, resize, frame=(height, width), is_cubic=True)
+    side = config.image_size
+    return to_frame(rgb, resize, frame=(side, side) if config.resizing == "pad" else None)
+
+
+def to_frame(
+    rgb: Tensor, resize: ResizeMap, *, frame: tuple[int, int] | None = None, is_cubic: bool = False
+) -> Tensor:
     """Return normalised (1, 3, h, w) pixels, resized with antialiasing to the map's target.
 
-    With `side`, zeros are added at the bottom and the right up to a square, after normalisation (SAM).
+    With a `frame` (H, W), zeros are added at the bottom and the right up to its size, after normalisation. Resizing is
+    bilinear, or bicubic where asked for (Semantic-SAM).
     """
-    pixels = F.interpolate(rgb, size=resize.target, mode="bilinear", antialias=True, align_corners=False)
-    pixels = normalise(pixels)
-    if side is None:
+    mode = "bicubic" if is_cubic else "bilinear"
+    pixels = F.interpolate(rgb, size=resize.target, mode=mode, antialias=True, align_corners=False)
+    pixels = normalise(pixels.clamp(0, 1) if is_cubic else pixels)
+    if frame is None:
         return pixels
-    return F.pad(pixels, (0, side - pixels.shape[3], 0, side - pixels.shape[2]))
+    return F.pad(pixels, (0, frame[1] - pixels.shape[3], 0, frame[0] - pixels.shape[2]))

@@ -18,7 +18,8 @@ from napari_segany.models.windows import LARGEST_SCALE, Places, corner_around, c
 from napari_segany.predict.preprocess import to_rgb
 
 from .clip_plan import ClipPlan, WindowPlan
-from .dataset import Annotated, augment_intensity
+from .crops import augment_intensity
+from .dataset import Annotated
 from .movies import CLIP_KINDS, render_clip
 
 _FIRST_SEED = 1 << 32

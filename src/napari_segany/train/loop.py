@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +18,24 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from napari_segany.core.errors import DataError
 from napari_segany.models.sam2 import build_sam2
+from napari_segany.models.semantic_sam import SEMANTIC, build_semantic
 
 from .clip_plan import ClipPlan
 from .clips import ClipStream
-from .dataset import Annotated, CropStream
+from .crops import CropStream
+from .dataset import Annotated
 from .following import ClipBatch
+from .nested import NestedBatch, NestedPlan, NestedStream
 from .recipes import Recipe, Stage
 from .rounds import batch_loss
-from .trainable import LowPrecision, Trainable, take_over
+from .semantic import SemanticTrainable
+from .trainable import LowPrecision, Trainable, take_over, take_trunk
 
 _logger = logging.getLogger(__name__)
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 FEWEST_SAVED_SECONDS = 120
+_TRUNK = "model.image_encoder."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +71,9 @@ class Trainer:
         self.images = images
         self.folder = folder
         self.device = torch.device(device)
-        self.module = Trainable(build_sam2(recipe.row)).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
-        if recipe.base is not None:
-            take_over(self.module, recipe.base, learns=recipe.learns)
+        self.module = _trainable(recipe).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(
-            _groups(self.module, recipe.weight_decay), lr=1e-4, betas=(0.9, 0.98)
-        )
+        self.optimiser = torch.optim.AdamW(_groups(self.module, recipe), lr=1e-4, betas=(0.9, 0.98))
         self.step = 0
         self.seconds = 0.0
         self.best = -math.inf
@@ -138,6 +140,15 @@ class Trainer:
         stream: IterableDataset[tuple[Tensor, ...]]
         if isinstance(stage.plan, ClipPlan):
             stream = ClipStream(self.images, stage.plan, seed=seed, batch=stage.batch)
+        elif isinstance(stage.plan, NestedPlan):
+            stream = NestedStream(
+                self.images,
+                stage.plan,
+                vocabulary=SEMANTIC[self.recipe.row].vocabulary,
+                seed=seed,
+                scene_share=stage.scene_share,
+                kinds=stage.kinds,
+            )
         else:
             stream = CropStream(
                 self.images, stage.plan, seed=seed, scene_share=stage.scene_share, kinds=stage.kinds
@@ -156,12 +167,16 @@ class Trainer:
     ) -> float:
         """Take one optimiser step and return its loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.module.train(mode=self.recipe.base is None)  # a frozen base keeps its statistics, too
-        low = LowPrecision(self.module, torch.bfloat16)
+        low = LowPrecision(self.module, torch.bfloat16, only=_TRUNK if self.recipe.nests else "")
         parts = [x.to(self.device) for x in batch]
-        if self.recipe.follows:
-            loss: Tensor = low("follow", ClipBatch(*parts), rng)  # type: ignore[assignment]  # tasks share one signature
+        loss: Tensor
+        if self.recipe.nests:
+            assert isinstance(stage.plan, NestedPlan)
+            loss = low("nested", NestedBatch(*parts), rng, stage.plan.is_many)  # type: ignore[assignment]  # tasks share one signature
+        elif self.recipe.follows:
+            loss = low("follow", ClipBatch(*parts), rng)  # type: ignore[assignment]  # as above
         else:
             loss = batch_loss(low, parts, stage, rng=rng, is_fine=self.recipe.is_fine)
         self.optimiser.zero_grad(set_to_none=True)
@@ -257,9 +272,26 @@ def _forget_after(step: int, history: Path) -> None:
     partial.replace(history)
 
 
-def _groups(module: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Return the optimiser's groups: weight decay on matrices and kernels only."""
-    learning = [p for p in module.parameters() if p.requires_grad]
-    large = [p for p in learning if p.ndim >= 2]
-    small = [p for p in learning if p.ndim < 2]
-    return [{"params": large, "weight_decay": decay}, {"params": small, "weight_decay": 0.0}]
+def _trainable(recipe: Recipe) -> nn.Module:
+    """Return what a recipe trains, as it begins."""
+    if recipe.nests:
+        model = build_semantic(recipe.row)
+        if recipe.trunk_of is not None:
+            take_trunk(model, recipe.trunk_of)
+        return SemanticTrainable(model)
+    module = Trainable(build_sam2(recipe.row))
+    if recipe.base is not None:
+        take_over(module, recipe.base, learns=recipe.learns)
+    return module
+
+
+def _groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:  # Any: as torch wants them
+    """Return the optimiser's groups: weight decay on matrices and kernels only, the trunk at its share of the rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            share = recipe.trunk_share if name.startswith(_TRUNK) else 1.0
+            groups.setdefault((share, recipe.weight_decay if p.ndim >= 2 else 0.0), []).append(p)
+    return [
+        {"params": parts, "weight_decay": decay, "share": share} for (share, decay), parts in groups.items()
+    ]

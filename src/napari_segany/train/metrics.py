@@ -177,7 +177,7 @@ def _evaluate_image(
     features = predictor.embed(item.image)
     for start in range(0, len(objects), _BATCH):
         part = objects[start : start + _BATCH]
-        truths = [_whole(o, item.labels.shape) for o in part]
+        truths = [whole_mask(o, item.labels.shape) for o in part]
         boxes = [Prompt(box=box_of(t)) for t in truths]
         boxed = predictor.predict_many(features, boxes, multimask=False, fine=fine)
         first, ious = _click_rounds(predictor, features, truths, fine=fine)
@@ -186,8 +186,8 @@ def _evaluate_image(
                 modality=item.modality,
                 area=int(truth.sum()),
                 clicks=tuple(ious[index]),
-                box=_iou(boxed[index].best, truth),
-                best_of_3=max(_iou(m, truth) for m in first[index].masks),
+                box=iou_of(boxed[index].best, truth),
+                best_of_3=max(iou_of(m, truth) for m in first[index].masks),
                 boundary=boundary_iou(first[index].best, truth),
                 box_boundary=boundary_iou(boxed[index].best, truth),
                 predicted=float(first[index].scores[0]),
@@ -202,7 +202,7 @@ def _click_rounds(
     clicks = [Prompt(points=p) for p in points]
     first = answers = predictor.predict_many(features, clicks, fine=fine)
     ious = np.zeros((len(truths), CLICKS))
-    ious[:, 0] = [_iou(a.best, t) for a, t in zip(answers, truths, strict=True)]
+    ious[:, 0] = [iou_of(a.best, t) for a, t in zip(answers, truths, strict=True)]
     for turn in range(1, CLICKS):
         ious[:, turn] = ious[:, turn - 1]
         wrong = []
@@ -216,18 +216,18 @@ def _click_rounds(
         answers = list(answers)
         for index, answer in zip(wrong, fixed, strict=True):
             answers[index] = answer
-            ious[index, turn] = _iou(answer.best, truths[index])
+            ious[index, turn] = iou_of(answer.best, truths[index])
     return first, ious
 
 
-def _whole(item: Annotation, shape: tuple[int, ...]) -> BoolMask:
+def whole_mask(item: Annotation, shape: tuple[int, ...]) -> BoolMask:
     """Return an object's mask at the image's size."""
     mask = np.zeros(shape, dtype=bool)
     mask[item.box] = item.mask
     return mask
 
 
-def _iou(a: BoolMask, b: BoolMask) -> float:
+def iou_of(a: BoolMask, b: BoolMask) -> float:
     """Return the IoU of two masks; 0 where both are empty."""
     either = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / either if either else 0.0
@@ -237,4 +237,4 @@ def boundary_iou(guess: BoolMask, truth: BoolMask, *, distance: int = BOUNDARY) 
     """Return the IoU of the inner rims of two (H, W) masks, `distance` pixels wide."""
     ball = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), distance)
     rims = [m & ~ndimage.binary_erosion(m, ball) for m in (guess, truth)]
-    return _iou(rims[0], rims[1])
+    return iou_of(rims[0], rims[1])

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from napari_segany.core.errors import UnknownModelError
 
 from .clip_plan import ClipPlan
-from .dataset import CropPlan
+from .crops import CropPlan
+from .nested import NestedPlan
 from .scenes import KINDS, THIN_KINDS
 
 
@@ -36,7 +37,8 @@ class Recipe:
     """How one model is trained, from nothing to the file in the wheel.
 
     With a `base`, that model's weights are taken over and stay as they are; only parameters with one of `learns` in
-    their names learn. `model` is the row that is built, where it is not called as the recipe.
+    their names learn. `model` is the row that is built, where it is not called as the recipe. With `trunk_of`, training
+    begins with that model's trunk, which learns at `trunk_share` of the rate.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Recipe:
     base: str | None = None
     learns: tuple[str, ...] = ()
     model: str = ""
+    trunk_of: str | None = None
+    trunk_share: float = 1.0
 
     @property
     def row(self) -> str:
@@ -64,6 +68,11 @@ class Recipe:
     def follows(self) -> bool:
         """Whether it is following through clips that is learnt."""
         return isinstance(self.stages[-1].plan, ClipPlan)
+
+    @property
+    def nests(self) -> bool:
+        """Whether it is objects within objects, and their names, that are learnt."""
+        return isinstance(self.stages[-1].plan, NestedPlan)
 
     @property
     def steps(self) -> int:
@@ -129,7 +138,40 @@ SAM2_NANO_MEMORY = Recipe(
     model="sam2-nano",
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SAM2_NANO, SAM2_NANO_MEMORY, SAM2_HQ_NANO)}
+_NESTED_KINDS = (
+    *KINDS,
+    *("composite", "phase", "em", "histology", "brightfield", "membrane"),  # what nests, twice
+    *("composite", "cilia", "neurites", "vessels"),
+)
+
+SEMANTIC_NANO = Recipe(
+    "semantic-nano",
+    stages=(
+        Stage(
+            3600,
+            NestedPlan(side=192, objects=6),
+            batch=8,
+            rate=8e-4,
+            last_rate=4e-4,
+            scene_share=0.85,
+            kinds=_NESTED_KINDS,
+        ),
+        Stage(
+            1200,
+            NestedPlan(side=320, objects=8, zoom=(0.6, 1.7), seen=28),
+            batch=3,
+            rate=4e-4,
+            last_rate=0.0,
+            scene_share=0.85,
+            kinds=_NESTED_KINDS,
+        ),
+    ),
+    trunk_of="sam2-nano",
+    trunk_share=0.3,
+    clip=5.0,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SAM2_NANO, SAM2_NANO_MEMORY, SAM2_HQ_NANO, SEMANTIC_NANO)}
 
 
 def recipe_of(name: str) -> Recipe:

@@ -11,7 +11,7 @@ from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.outline import outline_inputs, pixels_below
 from napari_segany.predict.preprocess import normalise
 
-from .dataset import CropPlan
+from .crops import CropPlan
 from .losses import (
     PLACES,
     dense_loss,

@@ -28,11 +28,13 @@ from .dataset import Annotated, is_validation, read_folder
 from .following import follow_quality
 from .loop import BEST, CHECKPOINT, StepReport, Trainer
 from .metrics import evaluate, validation_scenes
+from .nested_metrics import evaluate_nested, nested_scenes
 from .recipes import Recipe, recipe_of
 from .scenes import THIN_KINDS
 
 _IMAGES, _SCENES, _OBJECTS = 24, 18, 8
 _CLIPS = 48
+_NESTED = 40
 _MEASURES = ("click1", "click3", "click5", "box", "best_of_3")
 
 
@@ -83,6 +85,8 @@ def _validator(
     """Return a function that measures weights on a few held-back images and on scenes that training never renders."""
     if recipe.follows:
         return _following_validator(recipe, kept, device=device)
+    if recipe.nests:
+        return _nested_validator(recipe, device=device)
     step = max(1, len(kept) // _IMAGES)
     sets = {"scenes": list(validation_scenes(_SCENES))}
     if recipe.is_fine:
@@ -117,6 +121,20 @@ def _following_validator(
         model = assemble(card, weights, placement=place(device), where="the running training")
         assert isinstance(model.network, Sam2)
         return follow_quality(CloseTracking(model.network), clips)
+
+    return validate
+
+
+def _nested_validator(recipe: Recipe, *, device: str) -> Callable[[dict[str, Tensor]], dict[str, float]]:
+    """Return a function that measures weights on nested scenes that training never renders."""
+    scenes = list(nested_scenes(_NESTED))
+
+    def validate(weights: dict[str, Tensor]) -> dict[str, float]:
+        card = ModelCard(recipe.row, "in training", has_words=True)
+        model = assemble(card, weights, placement=place(device), where="the running training")
+        found = evaluate_nested(ImagePredictor(model), scenes).as_dict()
+        metrics = {name: float(str(found[name])) for name in ("nested", "single", "ordered", "named")}
+        return metrics | {"score": round(metrics["nested"] + 0.2 * metrics["named"], 4)}
 
     return validate
 

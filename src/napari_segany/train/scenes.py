@@ -39,6 +39,8 @@ class _Recipe:
     is_colour: bool = False
 
 
+_LARGEST_WHOLE = 4  # what lies in a gland or a colony stays an object
+
 _CELLS = ("cell", "bacterium", "yeast", "bud", "neuron")
 _RECIPES: dict[str, _Recipe] = {
     "fluorescence": _Recipe(glowing.fluorescence, ("nucleus",), ((8, 26), (8, 26), (22, 70))),
@@ -84,6 +86,12 @@ class Scene:
     objects: tuple[SceneObject, ...]
     labels: Labels
     kind: str
+
+    def is_part(self, item: SceneObject) -> bool:
+        """Return whether an object is a part of one: it lies in a cell or in something smaller, or is a lumen."""
+        if item.part_of < 0:
+            return False
+        return item.kind == "lumen" or self.objects[item.part_of].level <= _LARGEST_WHOLE
 
 
 def render_scene(

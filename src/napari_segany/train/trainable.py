@@ -10,6 +10,7 @@ from napari_segany.models.close_tracking import CloseTracking
 from napari_segany.models.outline import OutlineHead
 from napari_segany.models.registry import spec_of
 from napari_segany.models.sam2 import Sam2
+from napari_segany.models.semantic_sam import SemanticSam
 from napari_segany.models.weights import find_weights, read_weights
 
 from .following import clip_loss
@@ -52,12 +53,14 @@ class LowPrecision:
     """A model's calls with weights cast once per step; gradients reach the float32 originals.
 
     Casting the small weights instead of the large activations is what autocast does not do: measured on two cores with
-    AMX, a step takes 0.75 of its float32 time this way and 1.0 under autocast.
+    AMX, a step takes 0.75 of its float32 time this way and 1.0 under autocast. Cast are only parameters whose names
+    begin with `only`.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype, *, only: str = "") -> None:
         self.module = module
         self.dtype = dtype
+        self.only = only
         self.kept = {
             f"{name}.{key}"
             for name, part in module.named_modules()
@@ -69,7 +72,9 @@ class LowPrecision:
     def refresh(self) -> None:
         """Cast the weights again, after the optimiser moved them."""
         self.weights = {
-            name: p if name in self.kept or self.dtype == torch.float32 else p.to(self.dtype)
+            name: p
+            if name in self.kept or not name.startswith(self.only) or self.dtype == torch.float32
+            else p.to(self.dtype)
             for name, p in self.module.named_parameters()
         }
 
@@ -98,3 +103,11 @@ def take_over(module: Trainable, base: str, *, learns: tuple[str, ...]) -> None:
     module.model.load_state_dict(own | first | weights)
     for name, parameter in module.named_parameters():
         parameter.requires_grad = any(part in name for part in learns)
+
+
+def take_trunk(model: SemanticSam, base: str) -> None:
+    """Give a model the trunk of a SAM 2 with the same one."""
+    before = "image_encoder.trunk."
+    weights = read_weights(find_weights(spec_of(base)))
+    own = {name.removeprefix(before): value for name, value in weights.items() if name.startswith(before)}
+    model.image_encoder.load_state_dict(own)

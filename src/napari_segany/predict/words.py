@@ -1,0 +1,86 @@
+"""What masks show, in words: class names given as text, told apart by models that were taught some."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from napari_segany.core.errors import CapabilityError, PromptError
+from napari_segany.models.mask_decoder import MaskOutput
+from napari_segany.models.semantic_sam import SemanticSam
+
+from .loading import Model
+
+LEAST_CHANCE = 0.3
+"""Names that fit less well than this are not given."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """Class names and their (K, P) vectors."""
+
+    classes: tuple[str, ...]
+    vectors: Tensor
+
+    @torch.inference_mode()
+    def chances(self, network: SemanticSam, states: Tensor) -> Tensor:
+        """Return the (..., K) chance, 0 to 1, that (..., C) states are an object or a part of each name."""
+        vectors = self.vectors.to(states.device)
+        answers = network.word_logits(states, vectors)
+        as_object, as_part = (logits.float().softmax(dim=-1)[..., :-1] for logits in answers)
+        return torch.maximum(as_object, as_part)
+
+    def names(self, network: SemanticSam, output: MaskOutput) -> tuple[str, ...]:
+        """Return the name of each of the M masks of one prompt, "" where none fits."""
+        best = self.chances(network, output.tokens[0]).max(dim=-1)
+        return tuple(
+            self.classes[index] if chance >= LEAST_CHANCE else ""
+            for index, chance in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        )
+
+
+@torch.inference_mode()
+def words_of(model: Model, classes: Sequence[str] | None) -> Words | None:
+    """Return class names as a model understands them: its own where None, and None where there are none.
+
+    Raises
+    ------
+    CapabilityError
+        If names are given to a model that knows no words.
+    PromptError
+        If a name is empty or given twice.
+    """
+    network = model.network
+    if not isinstance(network, SemanticSam) or not network.config.has_words:
+        if classes:
+            raise without_words(model.card.name)
+        return None
+    known = network.config.vocabulary.words
+    given = known if classes is None else tuple(name.strip() for name in classes)
+    if not given:
+        return None
+    if "" in given or len({name.lower() for name in given}) < len(given):
+        raise PromptError(f"class names must be different and not empty, got {', '.join(map(repr, given))}")
+    unknown = [name for name in given if name.lower() not in known]
+    if unknown:
+        warnings.warn(
+            f"{model.card.name} was never taught {', '.join(map(repr, unknown))}: it goes by the letters alone. It was "
+            f"taught {', '.join(known)}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return Words(given, network.text_encoder(given))
+
+
+def without_words(name: str) -> CapabilityError:
+    """Return the error for a model that knows no words."""
+    if name.startswith("semantic_sam"):
+        return CapabilityError(
+            f"{name} knows no words: its authors released no text encoder, and class scores without one would be "
+            "noise; take its masks without names, or use 'semantic-nano'"
+        )
+    return CapabilityError(f"{name} knows no words; 'semantic-nano' names what it finds")
