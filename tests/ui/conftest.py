@@ -22,6 +22,8 @@ def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(settings, "data_folder", lambda: tmp_path / "data")
     monkeypatch.setenv("SEGANY_CACHE", str(tmp_path / "cache"))
     settings.remember_fine(True)
+    settings.remember_classes("")
+    settings.remember_class_colours(False)
     return tmp_path / "data"
 
 

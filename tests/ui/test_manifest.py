@@ -54,11 +54,13 @@ def test_settings_have_the_defaults_of_the_manifest(manifest: npe2.PluginManifes
         "device": own.device,
         "precision": own.precision,
         "fine": own.fine,
+        "classes": own.classes,
         "cache_mb": own.cache_mb,
         "keep_features": own.is_keeping_features,
         "features_gb": own.features_gb,
         "folder": own.label_folder,
         "autosave": own.is_autosaving,
+        "colour_by_class": own.is_coloured_by_class,
     }
 
 

@@ -391,6 +391,7 @@ class LabelStore:
         image = label_image(self.path)
         name = image.multiscales[0].name or self.path.name
         image.multiscales = [multiscale_of(self.calibration, name=name, levels=levels)]
-        attributes["ome"] = image.model_dump(mode="json", exclude_none=True)
+        described = image.model_dump(mode="json", exclude_none=True)
+        attributes["ome"] |= {"multiscales": described["multiscales"]}  # whatever else is known stays
         write_attributes(self.path, attributes)
         self._levels = levels

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from napari_segany.core.axes import Calibration, label_axes
 from napari_segany.core.errors import FileFormatError, SegAnyError, StoreError
+from napari_segany.core.granularity import LEVELS
 from napari_segany.core.rle import Rle, decode_rle, encode_rle
 from napari_segany.core.types import Box, Points, Prompt
 
@@ -253,7 +254,11 @@ class LabelReference(_Saved):
 
 
 class SavedState(_Saved):
-    """Everything that is needed to go on with a piece of work, or to repeat it; `stack` if it is one on a stack."""
+    """Everything that is needed to go on with a piece of work, or to repeat it; `stack` if it is one on a stack.
+
+    `level` is the granularity that was chosen, None for the best mask, and `classes` are the names that masks were told
+    apart by, none for the model's own.
+    """
 
     version: Literal[1] = Field(default=1, alias="segany")
     image: ImageReference
@@ -261,6 +266,8 @@ class SavedState(_Saved):
     objects: tuple[SavedObject, ...] = ()
     labels: LabelReference | None = None
     stack: SavedStack | None = None
+    level: Annotated[int, Field(ge=LEVELS[0], le=LEVELS[-1])] | None = None
+    classes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> SavedState:

@@ -72,6 +72,11 @@ class ObjectTable:
 
     rows: Mapping[int, CommittedObject] = field(default_factory=dict)
 
+    @property
+    def has_names(self) -> bool:
+        """Whether an object has a class."""
+        return any(row.name for row in self.rows.values())
+
     def edit(self, rows: Iterable[CommittedObject]) -> ObjectsEdit:
         """Return the change that puts rows in."""
         after: dict[int, CommittedObject | None] = {row.label: row for row in rows}

@@ -9,10 +9,11 @@ from napari_segany.core.types import ImagePredictorLike, ModelCard
 
 from .annotation import Annotation
 from .choosing import ChoicePanel
+from .class_box import join_classes
 from .dock import SessionDock
 from .loading import Loader, load_predictor
 from .saved import save_session
-from .settings import read_settings, remember_fine
+from .settings import read_settings, remember_class_colours, remember_classes, remember_fine
 from .shortcuts import PLANES
 from .start import start
 from .working import WorkPanel
@@ -36,10 +37,13 @@ class AnnotateWidget(SessionDock):
         self, napari_viewer: ViewerModel, *, load: Loader[ImagePredictorLike] = load_predictor
     ) -> None:
         self._is_fine = read_settings().fine
+        self._level: int | None = None
         self.choices = ChoicePanel(napari_viewer, model=read_settings().model)
         self.work = WorkPanel()
         super().__init__(napari_viewer, load=load, choices=self.choices, work=self.work, kind=PLANES)
         self.choices.fine.clicked.connect(self._on_fine)
+        self.work.classes.named.connect(_remember_names)
+        self.work.classes.coloured.connect(remember_class_colours)
         self.choices.labels.hide_where(self._is_preview)
         self._show_running()
 
@@ -50,10 +54,17 @@ class AnnotateWidget(SessionDock):
             viewer, choice, settings=read_settings(), post=self._post, loading=self._loading
         )
         running.session.fine = None if self._is_fine else False
+        if self._level is not None:
+            running.session.choose_level(self._level)
+        running.session.level_changed.connect(self._on_level)
         return running, problem
 
     def _write_state(self, path: Path) -> Path:
         return save_session(self.running, path)
+
+    def _on_level(self, level: int | None) -> None:
+        """Keep the level for what is started next."""
+        self._level = level
 
     # ------------------------------------------------------------------ inside: fine boundaries
 
@@ -77,3 +88,7 @@ class AnnotateWidget(SessionDock):
 
     def _is_preview(self, layer: object) -> bool:
         return self.running is not None and layer is self.running.layers.preview
+
+
+def _remember_names(names: tuple[str, ...]) -> None:
+    remember_classes(join_classes(names))

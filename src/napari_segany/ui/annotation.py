@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from psygnal import Signal
+
 from napari_segany.core.masks import LabelPatch
 from napari_segany.session.answers import Preview
 from napari_segany.session.image import ImageSession
 from napari_segany.session.prompts import PlaneIndex
 
+from .class_colours import ClassColours
 from .grid import Grid
 from .layers import SessionLayers
+from .object_features import show_objects
 from .painting import forget_history, watch_paint
+from .preview_drawing import PreviewDrawing
 from .prompting import Prompting
 from .shortcuts import bind_shortcuts
 from .target import Target
@@ -45,6 +50,8 @@ class Annotation(Prompting):
         Runs a call once the present event is over.
     """
 
+    plane_changed = Signal()
+
     def __init__(
         self,
         viewer: ViewerModel,
@@ -57,8 +64,12 @@ class Annotation(Prompting):
         later: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
         self.session, self._layers = session, layers
+        self._drawing, self._colours = PreviewDrawing(layers), ClassColours(layers.labels)
+        self._is_coloured = False
         super().__init__(viewer, image, prompts=session, layers=layers, grid=grid, target=target, later=later)
         self._connect()
+        if self.session.objects.rows:
+            self._describe_objects()
         self.session.prepare(self.plane)
 
     @property
@@ -100,6 +111,26 @@ class Annotation(Prompting):
         """Show the next smaller candidate."""
         self.session.choose_next(self.plane, step=-1)
 
+    def show_coarser(self) -> None:
+        """Choose the next coarser level."""
+        self.session.step_level(self.plane, step=1)
+
+    def show_finer(self) -> None:
+        """Choose the next finer level."""
+        self.session.step_level(self.plane, step=-1)
+
+    # ------------------------------------------------------------------ actions with a subject
+
+    @property
+    def is_coloured_by_class(self) -> bool:
+        """Whether labels are to have the colours of their classes, as soon as one has a class."""
+        return self._is_coloured
+
+    def colour_by_class(self, is_on: bool) -> None:
+        """Colour labels by their classes, or as before."""
+        self._is_coloured = is_on
+        self._show_colours()
+
     # ------------------------------------------------------------------ inside
 
     def _connect(self) -> None:
@@ -112,6 +143,7 @@ class Annotation(Prompting):
             (session.preview_changed, self._on_preview),
             (session.labels_changed, self._on_labels),
             (session.object_changed, self._on_object),
+            (session.objects_changed, self._describe_objects),
         ):
             self._listen(emitter, callback)
 
@@ -122,6 +154,7 @@ class Annotation(Prompting):
 
     def _on_dims(self, event: Event) -> None:
         self.session.prepare(self.plane)
+        self.plane_changed.emit()
 
     def _on_paint(self, patches: tuple[LabelPatch, ...]) -> None:
         self.session.record_paint(patches)
@@ -129,11 +162,18 @@ class Annotation(Prompting):
     # ------------------------------------------------------------------ inside: session signals
 
     def _on_preview(self, index: PlaneIndex, preview: Preview | None) -> None:
-        planes = self.layers.stack.planes
-        planes.pop(index, None)
-        if preview is not None:
-            planes[index] = preview.mask
-        self.layers.preview.refresh(extent=False, thumbnail=False)
+        self._drawing.put(index, preview, in_view=self.plane if self.shows_planes else None)
+
+    def _describe_objects(self) -> None:
+        """Bring features and colours of the Labels layer up to date."""
+        show_objects(self.layers.labels, self.session.objects)
+        self._show_colours()
+
+    def _show_colours(self) -> None:
+        if self._is_coloured and self.session.objects.has_names:
+            self._colours.show(self.session.objects)
+        else:
+            self._colours.hide()
 
     def _on_labels(self, patches: tuple[LabelPatch, ...]) -> None:
         forget_history(self.layers.labels)

@@ -1,4 +1,4 @@
-"""Buttons that leave the keyboard to the canvas, and the rows of them that docks share."""
+"""Buttons that leave the keyboard to the canvas, rows of them that docks share, and lines that keep their keys."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]  # a name that qtpy makes
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
     QButtonGroup,
     QHBoxLayout,
+    QLineEdit,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -37,6 +39,23 @@ def side_by_side(*widgets: QWidget) -> QWidget:
     for widget in widgets:
         layout.addWidget(widget, 1)
     return row
+
+
+class TypedLine(QLineEdit):
+    """Keeps Enter, Escape and arrows to itself: the viewer behind it would commit the object, or forget its clicks."""
+
+    dropped = Signal()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802  # Qt's name
+        """Type, or end typing."""
+        super().keyPressEvent(event)
+        if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down):
+            event.accept()
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape):
+            event.accept()
+            if event.key() == Qt.Key.Key_Escape:
+                self.dropped.emit()
+            self.clearFocus()  # what is typed next is for the canvas
 
 
 class ActionPanel(QWidget):

@@ -8,6 +8,7 @@ from typing import Any
 
 from napari_segany.core.errors import FileFormatError
 from napari_segany.io.images import open_image
+from napari_segany.io.object_properties import INDEX, write_object_properties
 from napari_segany.io.ome_zarr import label_names, read_labels, write_labels_ome_zarr
 from napari_segany.io.state import SUFFIX, load_state
 
@@ -51,7 +52,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     data : (..., H, W)
         Labels; with a list of levels, the finest is written.
     meta
-        The layer's scale, translation, units and axis labels, among others.
+        The layer's scale, translation, units, axis labels and features, among others.
     """
     finest = data[0] if meta.get("multiscale") else data
     ndim = len(finest.shape)
@@ -62,7 +63,11 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
         "axis_labels": meta.get("axis_labels", ("",) * ndim),
     }
     calibration = Grid(tuple(finest.shape), placement).calibration()
-    return [str(write_labels_ome_zarr(path, finest, calibration=calibration))]
+    group = write_labels_ome_zarr(path, finest, calibration=calibration)
+    features = meta.get("features")
+    if features is not None and INDEX in features:
+        write_object_properties(group, {str(name): list(features[name]) for name in features})
+    return [str(group)]
 
 
 def _is_labels(folder: Path) -> bool:

@@ -8,9 +8,12 @@ from typing import Any
 from napari_segany.core.axes import channel_axis
 from napari_segany.core.errors import FileFormatError
 from napari_segany.io.label_layout import is_store
+from napari_segany.io.object_properties import read_object_properties
 from napari_segany.io.ome_zarr import read_labels
 from napari_segany.io.opened import OpenedImage
+from napari_segany.session.objects import ObjectTable
 
+from .object_features import merged, objects_of_store, table_of
 from .target import STORE_KEY
 
 # napari's layer data: (array or arrays, keyword arguments of `add_<kind>`, kind)
@@ -37,11 +40,25 @@ def image_layer(opened: OpenedImage, *, name: str) -> LayerData:
 
 
 def labels_layer(group: Path, *, name: str) -> LayerData:
-    """Return a Labels layer over the finest level itself, so that edits go to the disk."""
+    """Return a Labels layer over the finest level itself, so that edits go to the disk; features say what is known."""
     store = is_store(group)
     opened = read_labels(group, writable=True)
     metadata = {STORE_KEY: str(group)} if store else {}
-    return opened.data, {"name": name, "metadata": metadata, **_placement(opened)}, "labels"
+    how = {"name": name, "metadata": metadata, **_placement(opened)}
+    columns = _object_columns(group)
+    known = objects_of_store(group) if store else ObjectTable()
+    if columns or known.rows:
+        whole = table_of(columns).changed(known.rows)
+        how["features"] = merged(columns, whole) if whole.rows else columns
+    return opened.data, how, "labels"
+
+
+def _object_columns(group: Path) -> dict[str, list[Any]]:
+    """Return what the metadata of labels say about objects; nothing where they are of another version of OME-NGFF."""
+    try:
+        return read_object_properties(group)
+    except FileFormatError:
+        return {}
 
 
 def stem_of(path: Path) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]  # names that qtpy makes
-from qtpy.QtGui import QKeyEvent, QStandardItemModel, QWheelEvent
-from qtpy.QtWidgets import QComboBox, QCompleter, QFileDialog, QLineEdit, QSizePolicy, QWidget
+from qtpy.QtGui import QStandardItemModel, QWheelEvent
+from qtpy.QtWidgets import QComboBox, QCompleter, QFileDialog, QSizePolicy, QWidget
 
 from napari_segany.models.download import local_decoder, local_weights
 from napari_segany.models.registry import NOT_STATED, ModelSpec
+
+from .buttons import TypedLine
 
 _OWN = "Your own files"
 _GROUPS = (
@@ -22,6 +24,7 @@ _GROUPS = (
     ("sam2.1_", "SAM 2.1"),
     ("sam2_", "SAM 2"),
     ("edgetam", "EdgeTAM"),
+    ("semantic_sam_", "Semantic-SAM"),
     ("microsam_", "micro-sam"),
 )
 _BYTES_PER_PARAMETER = 4  # of the published files
@@ -34,21 +37,6 @@ def ask_weights_file(parent: QWidget) -> str:
         parent, "Open weights file", "", "Weights (*.safetensors *.pt *.pth);;All files (*)"
     )
     return str(chosen)
-
-
-class _Line(QLineEdit):
-    """Keeps Enter and Escape to itself: the viewer behind it would commit the object, or forget its clicks."""
-
-    dropped = Signal()
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802  # Qt's name
-        """Type, or end typing."""
-        super().keyPressEvent(event)
-        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Escape):
-            event.accept()
-            if event.key() == Qt.Key.Key_Escape:
-                self.dropped.emit()
-            self.clearFocus()  # what is typed next is for the canvas
 
 
 class ModelBox(QComboBox):
@@ -83,7 +71,7 @@ class ModelBox(QComboBox):
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMaxVisibleItems(24)
-        self._rows, self._line = QStandardItemModel(self), _Line(self)
+        self._rows, self._line = QStandardItemModel(self), TypedLine(self)
         self._make_searchable()
         self.select(chosen)
         self.activated.connect(self._on_activated)

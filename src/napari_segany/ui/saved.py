@@ -12,6 +12,7 @@ import numpy as np
 from napari_segany.core.errors import SegAnyError
 from napari_segany.core.types import Prompt
 from napari_segany.io.images import open_image
+from napari_segany.io.object_properties import INDEX, write_object_properties
 from napari_segany.io.ome_zarr import write_labels_ome_zarr
 from napari_segany.io.stack_prompts import objects_of_stack
 from napari_segany.io.state import (
@@ -30,6 +31,7 @@ from napari_segany.session.prompts import ObjectPrompts, PlaneIndex
 from .layer_data import LayerData, image_layer, labels_layer, stem_of
 from .layers import COLOURS, NEGATIVE, POSITIVE, SYMBOLS
 from .outlines import corners_of_box
+from .target import LEVEL_KEY
 
 if TYPE_CHECKING:
     from .annotation import Annotation
@@ -38,11 +40,15 @@ if TYPE_CHECKING:
 
 
 def save_labels(running: Prompting, path: Path) -> Path:
-    """Write a session's labels to a new OME-Zarr label image, and return its folder."""
+    """Write a session's labels to a new OME-Zarr label image, with what is known of objects; return its folder."""
     if not path.name.endswith(".zarr"):
         path = path.with_name(f"{path.name}.ome.zarr")
     calibration = running.grid.calibration()
-    return write_labels_ome_zarr(path, running.target.array, calibration=calibration)
+    group = write_labels_ome_zarr(path, running.target.array, calibration=calibration)
+    features = running.layers.labels.features
+    if INDEX in features:
+        write_object_properties(group, {str(name): list(features[name]) for name in features})
+    return group
 
 
 def save_session(running: Annotation, path: Path) -> Path:
@@ -50,7 +56,8 @@ def save_session(running: Annotation, path: Path) -> Path:
 
     Labels that are in memory only are written beside it first.
     """
-    return _save(running, path, objects=_objects(running))
+    session = running.session
+    return _save(running, path, objects=_objects(running), level=session.level, classes=session.classes)
 
 
 def save_stack(running: Following, path: Path) -> Path:
@@ -60,7 +67,13 @@ def save_stack(running: Following, path: Path) -> Path:
 
 
 def _save(
-    running: Prompting, path: Path, *, objects: Sequence[SavedObject] = (), stack: SavedStack | None = None
+    running: Prompting,
+    path: Path,
+    *,
+    objects: Sequence[SavedObject] = (),
+    stack: SavedStack | None = None,
+    level: int | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Path:
     labels = running.target.path
     if labels is None:
@@ -83,6 +96,8 @@ def _save(
             objects=tuple(objects),
             labels=LabelReference(path=os.path.relpath(labels, path.parent)),
             stack=stack,
+            level=level,
+            classes=classes,
         ),
     )
 
@@ -123,6 +138,9 @@ def _found_layers(state: SavedState, folder: Path) -> list[LayerData]:
             group = group / "labels" / state.labels.name
             if group.exists():
                 layers.append(labels_layer(group, name=state.labels.name))
+    for _, how, kind in layers:
+        if kind == "labels":
+            how["metadata"][LEVEL_KEY] = state.level
     return layers
 
 
@@ -168,8 +186,10 @@ def _objects(running: Annotation) -> list[SavedObject]:
     """Return every committed object, and the one in work."""
     state = running.session.state()
     everything = {**state.finished, state.object_id: state.prompts}
+    known = running.session.objects.rows
+    names = {label: row.name for label, row in known.items() if label in state.finished}
     return [
-        SavedObject(id=object_id, prompts=_frames(prompts))
+        SavedObject(id=object_id, name=names.get(object_id, ""), prompts=_frames(prompts))
         for object_id, prompts in sorted(everything.items())
         if prompts
     ]

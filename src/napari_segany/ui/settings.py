@@ -25,6 +25,8 @@ class Settings:
     features_gb: int = 2
     label_folder: str = ""
     is_autosaving: bool = True
+    classes: str = ""
+    is_coloured_by_class: bool = False
 
     @property
     def folder(self) -> Path:
@@ -49,10 +51,25 @@ def features_folder() -> Path:
 
 def remember_fine(is_on: bool) -> None:
     """Keep a person's wish for fine boundaries, where this napari keeps settings of plugins."""
+    _remember("inference", "fine", is_on)
+
+
+def remember_classes(line: str) -> None:
+    """Keep the class names that a person gave, with commas between them."""
+    _remember("inference", "classes", line)
+
+
+def remember_class_colours(is_on: bool) -> None:
+    """Keep a person's wish for colours by class."""
+    _remember("labels", "colour_by_class", is_on)
+
+
+def _remember(page: str, name: str, value: object) -> None:
+    """Keep one setting, where this napari keeps settings of plugins."""
     try:
         from napari.settings import get_plugin_settings
 
-        get_plugin_settings(PLUGIN).inference.fine = is_on
+        setattr(getattr(get_plugin_settings(PLUGIN), page), name, value)
     except (ImportError, KeyError, AttributeError):
         _logger.debug("this napari keeps no settings of plugins")
 
@@ -73,6 +90,8 @@ def read_settings() -> Settings:
             features_gb=kept.inference.features_gb,
             label_folder=kept.labels.folder,
             is_autosaving=kept.labels.autosave,
+            classes=kept.inference.classes,
+            is_coloured_by_class=kept.labels.colour_by_class,
         )
     except (ImportError, KeyError, AttributeError):
         return Settings()

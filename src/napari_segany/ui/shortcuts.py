@@ -52,6 +52,8 @@ SHORTCUTS = (
     Shortcut("T", "T", "flip_sign", "Clicks add to / cut from the object", ("shapes",)),
     Shortcut(".", ".", "show_larger", "Show the next larger mask", (), (PLANES,)),
     Shortcut(",", ",", "show_smaller", "Show the next smaller mask", (), (PLANES,)),
+    Shortcut("Up", "↑", "show_coarser", "Choose the next coarser level", (), (PLANES,)),
+    Shortcut("Down", "↓", "show_finer", "Choose the next finer level", (), (PLANES,)),
     Shortcut("N", "N", "next_object", "Next object, without committing"),
     Shortcut("J", "J", "next_doubt", "Go to the next doubtful frame", (), (STACKS,)),
     Shortcut("K", "K", "flip_frame_lock", "Lock or release the frame in view", (), (STACKS,)),

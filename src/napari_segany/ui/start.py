@@ -15,12 +15,14 @@ from napari_segany.session.image import ImageSession
 from napari_segany.session.worker import LatestWorker
 
 from .annotation import Annotation
+from .class_box import parse_classes
 from .grid import grid_of, source_of
 from .layers import add_layers
 from .loading import Loading
+from .object_features import known_of
 from .post import MainThread
 from .settings import Settings, features_folder
-from .target import target_of, try_new_target
+from .target import LEVEL_KEY, target_of, try_new_target
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -81,13 +83,18 @@ def start(
         store=features_store(settings),
         versions=installed_versions(),
         fine=None if settings.fine else False,
+        objects=known_of(choice.labels) if choice.labels is not None else None,
     )
+    session.set_classes(parse_classes(settings.classes))
+    if choice.labels is not None and LEVEL_KEY in choice.labels.metadata:
+        session.choose_level(choice.labels.metadata[LEVEL_KEY])
     session.warned.connect(show_warning)
     layers = add_layers(viewer, grid=grid, target=target, name=choice.image.name, labels=choice.labels)
     layers.labels.selected_label = session.object_id
     running = Annotation(
         viewer, choice.image, session=session, layers=layers, grid=grid, target=target, later=post.post
     )
+    running.colour_by_class(settings.is_coloured_by_class)
     return running, problem
 
 

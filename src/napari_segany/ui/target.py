@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 STORE_KEY = "segany_store"
 """In the metadata of a Labels layer: the folder of the store that its array belongs to."""
 
+LEVEL_KEY = "segany_level"
+"""In the metadata of a Labels layer: the granularity to go on with, None for the best mask."""
+
 
 @dataclass(frozen=True, eq=False)
 class Target:

@@ -20,6 +20,8 @@ from napari_segany.session.image import ImageSession
 
 from .annotation import Annotation
 from .buttons import ActionPanel, SignBox, button, show_step, side_by_side
+from .class_box import ClassBox
+from .ladder_box import LadderBox
 from .shortcuts import MOUSE, PLANES, keys_of
 
 _PATIENCE_MS = 200  # work that takes longer than this gets a progress bar
@@ -73,10 +75,11 @@ class BusyBar(QWidget):
 
 
 class WorkPanel(ActionPanel):
-    """Sign of clicks, candidates, object id, commit and undo, for the running session."""
+    """Sign of clicks, levels, candidates, classes, object id, commit and undo, for the running session."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.ladder, self.classes = LadderBox(), ClassBox()
         self.signs = SignBox()
         self.busy = BusyBar()
         self.status = QLabel("")
@@ -92,6 +95,9 @@ class WorkPanel(ActionPanel):
         self.protect.toggled.connect(self._on_protect)
         self.signs.chosen.connect(self._on_sign_chosen)
         self.busy.cancelled.connect(self._cancel)
+        self.ladder.chosen.connect(self._on_level_chosen)
+        self.classes.named.connect(self._on_classes_given)
+        self.classes.coloured.connect(self._on_coloured)
 
     def follow(self, running: Annotation | None) -> None:
         """Show one running session, or none."""
@@ -106,9 +112,17 @@ class WorkPanel(ActionPanel):
         session.object_changed.connect(self._on_object)
         session.history_changed.connect(self._on_history)
         session.model_changed.connect(self._on_model)
+        session.level_changed.connect(self._show_choice)
+        session.classes_changed.connect(self.classes.show_classes)
+        session.objects_changed.connect(self._on_objects)
+        running.plane_changed.connect(self._show_choice)
         running.sign_changed.connect(self._on_sign)
         self.protect.setChecked(session.keep_existing)
         self.object_id.setValue(session.object_id)
+        self.classes.show_classes(session.classes)
+        self.classes.colours.setChecked(running.is_coloured_by_class)
+        self._on_objects()
+        self._show_choice()
         self._on_history()
         self._on_model(session.card)
         self._on_sign(True)
@@ -124,8 +138,10 @@ class WorkPanel(ActionPanel):
         layout.addWidget(self.busy)
         form = QFormLayout()
         form.addRow("Clicks", self.signs)
+        form.addRow("Granularity", self.ladder)
         form.addRow("Mask", self._candidates())
         form.addRow("Object", self._objects())
+        self.classes.add_to(form)
         layout.addLayout(form)
         layout.addWidget(self.protect)
         layout.addLayout(self._actions())
@@ -171,22 +187,49 @@ class WorkPanel(ActionPanel):
         if self._running is not None:
             self._running.session.keep_existing = is_on
 
+    def _on_level_chosen(self, level: int | None) -> None:
+        if self._running is not None:
+            self._running.session.choose_level(level)
+
+    def _on_classes_given(self, names: tuple[str, ...]) -> None:
+        if self._running is not None:
+            self._running.session.set_classes(names)
+
+    def _on_coloured(self, is_on: bool) -> None:
+        if self._running is not None:
+            self._running.colour_by_class(is_on)
+            self._on_objects()
+
     # ------------------------------------------------------------------ following the session
 
     def _on_preview(self, index: tuple[int, ...], preview: Preview | None) -> None:
         count = 0 if preview is None else len(preview.prediction)
         for one in (self._smaller, self._larger):
             one.setEnabled(count > 1)
+        self._show_choice()
         if preview is None:
             self.status.setText("Click on an object. Right-click what does not belong to it.")
             return
-        area = f"{int(preview.mask.sum()):,}".replace(",", "\u2009")
-        self.status.setText(f"{area} pixels, confidence {preview.score:.0%}. Enter commits.")
+        area = f"{preview.area:,}".replace(",", "\u2009")
+        name = f"{preview.name}, " if preview.name else ""
+        self.status.setText(f"{name}{area} pixels, confidence {preview.score:.0%}. Enter commits.")
+
+    def _show_choice(self, _: object = None) -> None:
+        """Show the level that is chosen, and the masks of the plane in view."""
+        if self._running is not None:
+            session = self._running.session
+            self.ladder.show_choice(session.level, session.preview(self._running.plane))
+
+    def _on_objects(self) -> None:
+        if self._running is not None:
+            self.classes.show_objects(self._running.session.objects)
 
     def _on_model(self, card: ModelCard | None) -> None:
         can_find = card is not None and card.finds_instances
         self.find_all.setEnabled(can_find)
         self.find_all.setToolTip(_FINDS if can_find else _FINDS_NOT)
+        own = self._running.session.own_classes if self._running is not None else ()
+        self.classes.show_model(has_words=card is not None and card.has_words, own=own)
 
     def _on_object(self, object_id: int) -> None:
         self.object_id.blockSignals(True)
