@@ -34,7 +34,9 @@ def test_a_recipe_can_be_followed(name: str) -> None:
             low, high = stage.plan.usual.sizes
             assert low < APPEARING < high
         for side in sides:
-            assert side % (4 * config.stride if recipe.nests else 2 * config.stride) == 0  # what is halved beyond it
+            assert (
+                side % (4 * config.stride if recipe.nests else 2 * config.stride) == 0
+            )  # what is halved beyond it
             assert side <= config.image_size
         assert config.stride / 4 == CELL  # prompts are simulated at the logits' own resolution
         assert 0 <= stage.last_rate <= stage.rate

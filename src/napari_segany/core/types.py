@@ -166,13 +166,31 @@ class FrameMasks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredMask:
-    """One object found without prompts: `mask` (H, W) bool, its predicted IoU and stability, both 0 to 1."""
+    """One object found without prompts.
+
+    Attributes
+    ----------
+    mask : (H, W)
+        In pixels of the image.
+    box
+        The tightest around it.
+    score, stability
+        Its predicted IoU, and how little it depends on where its logits are cut; 0 to 1.
+    level
+        Step of the ladder, 1 (finest) to 6 (coarsest).
+    name
+        What it is, "" where no class fits or nothing was named.
+    is_part
+        Whether it was found as a part of another object, such as a nucleus in a cell.
+    """
 
     mask: BoolMask
     box: Box
     score: float
     stability: float
     level: int
+    name: str = ""
+    is_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)

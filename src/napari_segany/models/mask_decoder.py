@@ -83,7 +83,9 @@ class MaskOutput:
         fine = None if self.fine is None else self.fine[part]
         context = None if self.context is None else self.context.row(index)
         levels = None if self.levels is None else self.levels[part]
-        return MaskOutput(self.logits[part], self.ious[part], scores, self.tokens[part], fine, context, levels)
+        return MaskOutput(
+            self.logits[part], self.ious[part], scores, self.tokens[part], fine, context, levels
+        )
 
     def masks(self, index: Tensor | slice) -> MaskOutput:
         """Return some of the M masks: a slice of them, or those at (B, K) indices, one row a prompt."""

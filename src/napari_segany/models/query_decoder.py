@@ -235,6 +235,11 @@ class QueryDecoder(nn.Module):
         grown = sides * step[..., 2:].clamp(-_LARGEST_STEP, _LARGEST_STEP).exp()
         return torch.cat((centre + step[..., :2] * sides, grown.clamp(1e-4, 4.0)), dim=-1)
 
+    def scores(self, looked: Looked) -> Tensor:
+        """Return the (B, Q) IoUs that `answer` would predict, without drawing anything."""
+        ious: Tensor = self.iou_prediction_head(self.decoder_norm(looked.states))[..., 0]
+        return ious
+
     def answer(self, looked: Looked, mask_features: Tensor) -> Answers:
         """Return what the queries of a layer found, with (B, C', H, W) mask features."""
         states = self.decoder_norm(looked.states)  # normed twice, as released
@@ -270,3 +275,15 @@ def _from_centre(count: int, centre: Tensor, side: Tensor) -> Tensor:
     """Return the (B, Q, count) places of an axis' cells, in half sides from centres."""
     places = (torch.arange(count, dtype=torch.float32, device=centre.device) + 0.5) / count
     return ((places - centre) / (side / 2)).clamp(-_FARTHEST, _FARTHEST)
+
+
+def seed_boxes(maps: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (B, Q, 4) boxes and (B, Q) is-part of flat cells (B, Q) of (B, 2, 3, h, w) maps."""
+    height, width = maps.shape[3:]
+    cell = chosen % (height * width)
+    centre = torch.stack(((cell % width + 0.5) / width, (cell // width + 0.5) / height), dim=-1)
+    logs = (
+        maps[:, :, 1:].transpose(1, 2).flatten(2).gather(2, chosen[:, None].expand(-1, 2, -1)).transpose(1, 2)
+    )
+    sides = logs.clamp(-1, 6).exp() / maps.new_tensor((width, height))
+    return torch.cat((centre, sides.clamp(max=2)), dim=-1), chosen >= height * width

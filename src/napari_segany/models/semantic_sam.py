@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .deformable import DeformableConfig
@@ -19,7 +20,7 @@ from .mask_decoder import FineUse, MaskOutput
 from .nano import NANO, NanoConfig, NanoTrunk
 from .pixel_decoder import PixelDecoder, PixelDecoderConfig
 from .prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
-from .query_decoder import TOKENS, Answers, Looked, QueryDecoder, QueryDecoderConfig
+from .query_decoder import TOKENS, Answers, Looked, QueryDecoder, QueryDecoderConfig, seed_boxes
 from .swin import SWIN, Swin, SwinConfig
 from .text import TextConfig, TextEncoder, Vocabulary, WordScores
 
@@ -52,6 +53,23 @@ class SemanticConfig(ImageModelConfig):
     def has_words(self) -> bool:
         """Whether the model names what it finds."""
         return self.text is not None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundQueries:
+    """N queries without prompts, after the last layer.
+
+    `states` (N, C), the (N, 4) `boxes` that they looked around, predicted `ious` (N,), and `is_part` (N,).
+    """
+
+    states: Tensor
+    boxes: Tensor
+    ious: Tensor
+    is_part: Tensor
+
+    def rows(self, index: Tensor) -> FoundQueries:
+        """Return some of them."""
+        return FoundQueries(self.states[index], self.boxes[index], self.ious[index], self.is_part[index])
 
 
 class SemanticSam(ImageModel):
@@ -162,6 +180,29 @@ class SemanticSam(ImageModel):
             levels=torch.tensor(self.config.levels, device=xy.device).expand(count, -1),
         )
         return output if multimask else output.masks(output.ious.argmax(dim=1, keepdim=True))
+
+    def found(self, features: ImageFeatures, *, least: float, most: int) -> FoundQueries | None:
+        """Return what is found in one image without prompts, None where there is nothing; bundled models only.
+
+        `least` is the chance, 0 to 1, that a place must have to be an object's heart, `most` how many are looked at.
+        """
+        levels = self.levels_of(features)
+        maps = self.query_decoder.seed_maps(levels[0])
+        chances = maps[0, :, 0].float().sigmoid()  # (2, h, w)
+        peaks = chances * (F.max_pool2d(chances, kernel_size=3, stride=1, padding=1) == chances)
+        best = peaks.flatten().topk(min(most, peaks.numel()))
+        cells = best.indices[(best.values >= least) & (best.values > 0)][None]
+        if cells.shape[1] == 0:
+            return None
+        boxes, is_part = seed_boxes(maps, cells)
+        queries = self.query_decoder.of_seeds(boxes, is_part)
+        looked = self.query_decoder.look(queries, levels, frame=self.frame_of(features))[-1]
+        ious = self.query_decoder.scores(looked)[0]
+        return FoundQueries(looked.states[0], looked.boxes[0], ious, is_part[0])
+
+    def drawn(self, features: ImageFeatures, found: FoundQueries) -> Answers:
+        """Return the masks of N queries that were found, B = 1."""
+        return self.answers(features, Looked(found.states[None], found.boxes[None], found.boxes[None]))
 
     def _questions(
         self, xy: Tensor, labels: Tensor, masks: Tensor | None, *, frame: tuple[int, int]

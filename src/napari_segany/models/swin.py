@@ -350,8 +350,8 @@ class Swin(nn.Module):
 
 
 def _records(x: Tensor) -> bool:
-    """Return whether to compute in whole grids, for gradients, for tracing, and on GPUs."""
-    return torch.is_grad_enabled() or x.device.type != "cpu"
+    """Return whether to compute in whole grids, for gradients, for tracing and compiling, and on GPUs."""
+    return torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 SWIN: dict[str, SwinConfig] = {

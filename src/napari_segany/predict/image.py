@@ -17,7 +17,7 @@ from torch import Tensor
 
 from napari_segany.core.errors import PromptError
 from napari_segany.core.geometry import ResizeMap, fit_long_side
-from napari_segany.core.granularity import check_level, led_by, levels_of
+from napari_segany.core.granularity import check_level, led_by
 from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.types import (
     AnyArray,
@@ -32,9 +32,9 @@ from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import FineUse, MaskOutput
 from napari_segany.models.semantic_sam import SemanticSam
 
+from .answers import prediction_of, prediction_of_view
 from .features import Features, pack, unpack
 from .loading import Model
-from .masks import masks_of
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
 from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, resize_of, to_rgb
 from .prompts import Encoded, encode_prompt
@@ -44,6 +44,7 @@ from .zoom import VIEW_SIDE, View, boxes_of_answer, boxes_of_logits, choose_wind
 _LARGEST_BATCH = 4  # prompts; larger ones leave the caches of a CPU, measured 1.1 to 1.3 times slower
 _LARGEST_GPU_BATCH = 64
 _MOST_VIEWS = 16
+_ALL_PROMPTS = 1 << 30
 
 
 class ImagePredictor:
@@ -55,6 +56,9 @@ class ImagePredictor:
         Of `load_model`.
     classes
         Names to tell masks apart by, in models with words (`card.has_words`): theirs where None, no names where empty.
+    reference
+        Let prompts that are asked together see each other in Semantic-SAM, as its authors' code does; answers then
+        depend on what else is asked. Of no effect in other families.
 
     Raises
     ------
@@ -62,8 +66,11 @@ class ImagePredictor:
         If names are given to a model without words.
     """
 
-    def __init__(self, model: Model, *, classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, model: Model, *, classes: Sequence[str] | None = None, reference: bool = False
+    ) -> None:
         self.model = model
+        self._is_reference = reference and isinstance(model.network, SemanticSam)
         self._words = words_of(model, classes)
         self._batch: int | None = None
 
@@ -79,7 +86,7 @@ class ImagePredictor:
 
     def naming(self, classes: Sequence[str]) -> ImagePredictor:
         """Return a predictor with the same model that tells masks apart by other class names; see `Namer`."""
-        return ImagePredictor(self.model, classes=classes)
+        return ImagePredictor(self.model, classes=classes, reference=self._is_reference)
 
     @torch.inference_mode()
     def embed(self, image: NDArray[np.generic], *, window: Window | None = None) -> Features:
@@ -126,7 +133,7 @@ class ImagePredictor:
 
     def pack(self, features: FeaturesLike) -> PackedFeatures:
         """Return features as named arrays, floats in half precision, and what else belongs to them, as JSON."""
-        return pack(self._own(features))
+        return pack(self.own(features))
 
     @torch.inference_mode()
     def unpack(self, arrays: dict[str, AnyArray], description: dict[str, object]) -> Features:
@@ -181,7 +188,7 @@ class ImagePredictor:
         level: int | None = None,
     ) -> list[MaskPrediction]:
         """Return the masks of many prompts on one image, in their order; equal to `predict` on each."""
-        own, use, level = self._own(features), self._fine_use(fine), check_level(level)
+        own, use, level = self.own(features), self._fine_use(fine), check_level(level)
         encoded = [encode_prompt(prompt, own) for prompt in prompts]
         windows = [_window_of_earlier(prompt, own) for prompt in prompts]
         whole = [index for index, window in enumerate(windows) if window is None]
@@ -191,7 +198,7 @@ class ImagePredictor:
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
                 windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
             if windows[i] is None:
-                predictions[i] = _prediction(self._finish(answer), own, names=self._names(answer))
+                predictions[i] = prediction_of(self._finish(answer), own, names=self._names(answer))
         for i, window in enumerate(windows):
             if window is not None:
                 predictions[i] = self._closer(own, encoded[i], window, multimask=multimask, use=use)
@@ -238,6 +245,8 @@ class ImagePredictor:
 
     def _most_prompts(self) -> int:
         """Return how many prompts to decode at once."""
+        if self._is_reference:
+            return _ALL_PROMPTS
         return _LARGEST_BATCH if self.model.placement.device.type == "cpu" else _LARGEST_GPU_BATCH
 
     def _decode(
@@ -250,9 +259,14 @@ class ImagePredictor:
         if batch[0].mask is not None:
             masks = torch.stack([cast(Tensor, item.mask) for item in batch]).to(device)
         try:
-            output = self.model.network.decode(
-                tensors.to(device, torch.float32), xy, labels, masks=masks, multimask=multimask, fine=use
-            )
+            network, features = self.model.network, tensors.to(device, torch.float32)
+            if self._is_reference:
+                assert isinstance(network, SemanticSam)
+                output = network.decode(
+                    features, xy, labels, masks=masks, multimask=multimask, reference=True
+                )
+            else:
+                output = network.decode(features, xy, labels, masks=masks, multimask=multimask, fine=use)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -279,7 +293,7 @@ class ImagePredictor:
         view = self._view(features, window)
         seen = [_in_view(prompt, features, view)]
         (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
-        return _prediction_of_view(self._finish(answer), features, view, names=self._names(answer))
+        return prediction_of_view(self._finish(answer), features, view, names=self._names(answer))
 
     def _names(self, answer: MaskOutput) -> tuple[str, ...]:
         """Return what the masks of one answer show; nothing where nothing is named."""
@@ -301,7 +315,7 @@ class ImagePredictor:
             features.views.popitem(last=False)
         return view
 
-    def _own(self, features: FeaturesLike) -> Features:
+    def own(self, features: FeaturesLike) -> Features:
         """Return features that this model made; anything else is refused."""
         if not isinstance(features, Features):
             raise PromptError(f"features must come from ImagePredictor.embed, got {type(features).__name__}")
@@ -342,53 +356,3 @@ def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
             step=(view.resize.source[0] / size[0], view.resize.source[1] / size[1]),
         )[0]
     return Encoded(edges * zoom - 0.5, prompt.labels, mask)
-
-
-def _prediction_of_view(
-    output: MaskOutput, features: Features, view: View, *, names: tuple[str, ...]
-) -> MaskPrediction:
-    """Return an answer of a view as one of the whole image."""
-    order, inner = _in_order(output, cells=(1.0, 1.0), shape=view.resize.source)
-    masks = np.zeros((len(inner), *features.image_shape), dtype=bool)
-    masks[:, view.window[0], view.window[1]] = inner
-    size = features.logits_shape
-    step = (features.image_shape[0] / size[0], features.image_shape[1] / size[1])
-    logits = resample(
-        output.logits[0][order].cpu()[:, None],
-        source=view.resize,
-        origin=(-view.window[0].start, -view.window[1].start),
-        size=size,
-        step=step,
-    )[:, 0]
-    return _made(masks, output, order, logits=logits, names=names)
-
-
-def _prediction(output: MaskOutput, features: Features, *, names: tuple[str, ...]) -> MaskPrediction:
-    """Return one prompt's (1, M, …) answer with masks of the image, best first."""
-    frame, target = features.frame_shape, features.resize.target
-    covered = (target[0] / frame[0], target[1] / frame[1])
-    order, masks = _in_order(output, cells=covered, shape=features.image_shape)
-    return _made(masks, output, order, logits=output.logits[0][order].cpu(), names=names)
-
-
-def _in_order(
-    output: MaskOutput, *, cells: tuple[float, float], shape: tuple[int, int]
-) -> tuple[Tensor, NDArray[np.bool_]]:
-    """Return the order of the masks, best first, and in it the (M, H, W) masks.
-
-    `cells` is the share of the logits that the image covers, along each axis.
-    """
-    order = torch.argsort(-output.ious[0], stable=True)
-    logits = (output.logits if output.fine is None else output.fine)[0][order].float()
-    height, width = logits.shape[1:]
-    return order, masks_of(logits, cells=(cells[0] * height, cells[1] * width), shape=shape)
-
-
-def _made(
-    masks: NDArray[np.bool_], output: MaskOutput, order: Tensor, *, logits: Tensor, names: tuple[str, ...]
-) -> MaskPrediction:
-    """Return a prediction of masks and logits that are in order already."""
-    scores = output.ious[0][order].float().cpu().numpy()
-    levels = levels_of(masks) if output.levels is None else output.levels[0][order].cpu().numpy()
-    said = tuple(names[i] for i in order.tolist()) if names else ()
-    return MaskPrediction(masks, scores, logits.float().numpy(), levels, said)

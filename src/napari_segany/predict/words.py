@@ -28,15 +28,17 @@ class Words:
 
     @torch.inference_mode()
     def chances(self, network: SemanticSam, states: Tensor) -> Tensor:
-        """Return the (..., K) chance, 0 to 1, that (..., C) states are an object or a part of each name."""
-        vectors = self.vectors.to(states.device)
-        answers = network.word_logits(states, vectors)
-        as_object, as_part = (logits.float().softmax(dim=-1)[..., :-1] for logits in answers)
-        return torch.maximum(as_object, as_part)
+        """Return the (2, ..., K) chance, 0 to 1, that (..., C) states are an object, or a part, of each name."""
+        answers = network.word_logits(states, self.vectors.to(states.device))
+        return torch.stack([logits.float().softmax(dim=-1)[..., :-1] for logits in answers])
 
     def names(self, network: SemanticSam, output: MaskOutput) -> tuple[str, ...]:
         """Return the name of each of the M masks of one prompt, "" where none fits."""
-        best = self.chances(network, output.tokens[0]).max(dim=-1)
+        return self.best(self.chances(network, output.tokens[0]).amax(dim=0))
+
+    def best(self, chances: Tensor) -> tuple[str, ...]:
+        """Return the best of K names for each row of (N, K) chances, "" where none fits."""
+        best = chances.max(dim=-1)
         return tuple(
             self.classes[index] if chance >= LEAST_CHANCE else ""
             for index, chance in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_segany.models.query_decoder import seed_boxes
+
 from .clicks import depth
 from .nested import NestedBatch
 
@@ -88,9 +90,7 @@ def sides_to_logs(sides: Tensor, size: tuple[int, int]) -> Tensor:
     return (sides * sides.new_tensor((size[1], size[0]))).clamp(min=0.3).log()
 
 
-def seeded(
-    maps: Tensor, masks: Tensor, boxes: Tensor, batch: NestedBatch, *, extra: int, rng: np.random.Generator
-) -> Seeds:
+def seeded(maps: Tensor, masks: Tensor, boxes: Tensor, batch: NestedBatch, *, extra: int) -> Seeds:
     """Return a query at the heart of each true object, and the strongest others beside them; sides are as predicted."""
     size = (maps.shape[3], maps.shape[4])
     hearts = hearts_of(masks, size)
@@ -105,15 +105,3 @@ def seeded(
     truth = torch.full_like(chosen, -1)
     truth[:, :count] = torch.where(known, torch.arange(count, device=masks.device), -1)
     return Seeds(*seed_boxes(maps, chosen), truth)
-
-
-def seed_boxes(maps: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (B, Q, 4) boxes and (B, Q) is-part of flat cells (B, Q) of (B, 2, 3, h, w) maps."""
-    height, width = maps.shape[3:]
-    cell = chosen % (height * width)
-    centre = torch.stack(((cell % width + 0.5) / width, (cell // width + 0.5) / height), dim=-1)
-    logs = (
-        maps[:, :, 1:].transpose(1, 2).flatten(2).gather(2, chosen[:, None].expand(-1, 2, -1)).transpose(1, 2)
-    )
-    sides = logs.clamp(-1, 6).exp() / maps.new_tensor((width, height))
-    return torch.cat((centre, sides.clamp(max=2)), dim=-1), chosen >= height * width

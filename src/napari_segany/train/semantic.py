@@ -78,7 +78,7 @@ def nested_loss(
     words = _words(model, rng)
     total = _prompted(model, features, batch, masks, words=words, rng=rng, is_many=is_many)
     if is_many:
-        total = total + _unprompted(model, features, batch, masks, words=words, rng=rng)
+        total = total + _unprompted(model, features, batch, masks, words=words)
     return total
 
 
@@ -228,13 +228,12 @@ def _unprompted(
     masks: Tensor,
     *,
     words: tuple[Tensor, Tensor],
-    rng: np.random.Generator,
 ) -> Tensor:
     """Return the loss of what is found without prompts: hearts, and the masks of queries that begin there."""
     maps = model.query_decoder.seed_maps(model.levels_of(features)[0])
     boxes = boxes_of(masks)
     total = SEED_WEIGHT * heart_loss(maps, masks, boxes, batch)
-    chosen = seeded(maps.detach(), masks, boxes, batch, extra=EXTRA_SEEDS, rng=rng)
+    chosen = seeded(maps.detach(), masks, boxes, batch, extra=EXTRA_SEEDS)
     frame = model.frame_of(features)
     queries: Queries = model.query_decoder.of_seeds(chosen.boxes, chosen.is_part)
     looked = model.query_decoder.look(queries, model.levels_of(features), frame=frame)
