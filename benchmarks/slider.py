@@ -107,7 +107,7 @@ class Screen:
 class Bench:
     """A shown viewer with an image, the dock, a running session and one click."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, *, window: Sequence[int] = ()) -> None:
         import napari
 
         from napari_segany.ui import settings
@@ -116,6 +116,8 @@ class Bench:
         folder = Path(tempfile.mkdtemp())
         settings.data_folder = lambda: folder  # labels of a benchmark are nobody's
         self.viewer = napari.Viewer()
+        if window:
+            self.viewer.window.resize(*window)
         self.viewer.add_image(np.random.default_rng(0).integers(0, 255, (side, side), dtype=np.uint8))
         predictor = NestedDisks()
         self.widget = AnnotateWidget(self.viewer, load=lambda name, settings, progress: predictor)
@@ -208,12 +210,13 @@ def main() -> None:
         "--sides", type=int, nargs="+", default=[512, 2048], help="of square images, in pixels"
     )
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--window", type=int, nargs=2, default=[], help="its width and height, in pixels")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     report: dict[str, object] = {"machine": platform.machine(), "cores": os.cpu_count(), "results": []}
     rows: list[dict[str, object]] = []
     for side in options.sides:
-        bench = Bench(side)
+        bench = Bench(side, window=options.window)
         canvas = bench.screen.scene.native
         report["canvas"] = [canvas.width(), canvas.height()]
         for kind, took in timings(bench, options.rounds).items():

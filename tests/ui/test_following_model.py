@@ -1,5 +1,7 @@
 """The connections of a stack without a window: a viewer model, and a session that runs each call to its end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -13,6 +15,7 @@ from napari_segany.session.volume_state import VolumeState
 from napari_segany.ui.following import Following
 from napari_segany.ui.grid import grid_of, source_of
 from napari_segany.ui.layers import add_layers
+from napari_segany.ui.object_table import ObjectRow
 from napari_segany.ui.run_bar import Pace, time_text
 from napari_segany.ui.saved import layers_of_state, save_stack
 from napari_segany.ui.stack_layers import read_label_plane
@@ -24,7 +27,12 @@ SHAPE = (12, 48, 64)
 
 
 def open_following(
-    shape: tuple[int, ...], *, axis: int = 0, follows: bool = False, names: str = "tyx"
+    shape: tuple[int, ...],
+    *,
+    axis: int = 0,
+    follows: bool = False,
+    names: str = "tyx",
+    features: dict[str, list] | None = None,
 ) -> Following:
     viewer = ViewerModel()
     image = viewer.add_image(
@@ -40,6 +48,8 @@ def open_following(
         return VolumeSession(source_of(image), predictor, sink=target.sink, axis=axis, at=at)
 
     layers = add_layers(viewer, grid=grid, target=target, name=image.name)
+    if features is not None:
+        layers.labels.features = features
     at = (0,) * (len(shape) - 3)
     return Following(
         viewer,
@@ -308,3 +318,18 @@ def test_pace_and_time_left() -> None:
         pace.step(done)
     assert pace.per_second == pytest.approx(0.5)  # the last seconds count
     assert [time_text(s) for s in (8, 130, 3900)] == ["8 s", "2 min 10 s", "1 h 5 min"]
+
+
+def test_classes_that_are_known_are_in_the_features_and_the_list() -> None:
+    running = open_following(SHAPE, features={"index": [1, 7], "class": ["nucleus", "cell"]})
+    running.layers.points.add((0, 20, 20))
+    running.follow_forward()
+    running.next_object()
+    running.layers.points.add((0, 30, 20))
+    running.describe_objects()
+    assert [running.class_of(label) for label in (1, 2, 7)] == ["nucleus", "", "cell"]
+    table = running.layers.labels.features
+    assert dict(zip(table["index"], table["class"], strict=True)) == {1: "nucleus", 2: ""}
+    row = ObjectRow(1, "", "#ffffff", 0.9, (0, 3), 0, False, running.class_of(1))
+    assert row.title == "nucleus 1" and replace(row, name="mine").title == "mine"
+    assert replace(row, class_name="").title == "Object 1"

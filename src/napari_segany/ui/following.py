@@ -22,6 +22,7 @@ from .grid import Grid
 from .known_tracks import KnownTracks
 from .layers import SessionLayers
 from .mouse import Place
+from .object_features import known_of
 from .painting import forget_history, watch_paint
 from .prompting import Prompting
 from .shortcuts import STACKS, bind_shortcuts
@@ -81,6 +82,7 @@ class Following(Prompting):
         self._states: dict[PlaneIndex, VolumeState] = {}
         self._leave_session: list[Callable[[], object]] = []
         self._layers, self._previews = layers, StackPreviews()
+        self._classes = known_of(layers.labels)
         self._is_composing, self._drawn_at = False, 0.0
         self._by_frame = FramePrompts(self.session, refused=self._refuse)
         super().__init__(
@@ -207,6 +209,11 @@ class Following(Prompting):
         except SegAnyError as error:
             self.told.emit(str(error))
 
+    def class_of(self, object_id: int) -> str:
+        """Return the class that an object had when it was committed plane by plane, "" where none is known."""
+        row = self._classes.rows.get(object_id)
+        return "" if row is None else row.name
+
     def show_tracks(self, is_on: bool) -> None:
         """Show a Tracks layer, or take it away."""
         self.tracks.is_wanted = is_on
@@ -215,7 +222,8 @@ class Following(Prompting):
     def describe_objects(self) -> None:
         """Bring features and colours of the Labels layer, and the tracks, up to date."""
         tracks = self.known.everything()
-        self.layers.labels.features = features_of(tracks)
+        classes = np.array([self.class_of(track.object_id) for track in tracks], dtype=np.str_)
+        self.layers.labels.features = {**features_of(tracks), "class": classes}
         self.colours.show(tracks)
         if self.tracks.is_wanted:
             self.tracks.update(self.session.tracks())

@@ -28,7 +28,7 @@ Index = QModelIndex | QPersistentModelIndex
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
-    """One object: its colour (`#rrggbb`), mean score (NaN where it is nowhere), first and last frame, and doubts."""
+    """One object: its colour (`#rrggbb`), mean score (NaN where it is nowhere), first and last frame, doubts, class."""
 
     object_id: int
     name: str
@@ -37,11 +37,12 @@ class ObjectRow:
     frames: tuple[int, int] | None
     n_doubtful: int
     is_locked: bool
+    class_name: str = ""
 
     @property
     def title(self) -> str:
         """What it is called."""
-        return self.name or f"Object {self.object_id}"
+        return self.name or f"{self.class_name or 'Object'} {self.object_id}"
 
     @property
     def score_text(self) -> str:
@@ -132,7 +133,7 @@ def _tip(row: ObjectRow, column: int) -> str:
     doubts = f"; {row.n_doubtful} doubtful frames (J goes there)" if row.n_doubtful else ""
     return {
         _COLOUR: "Double-click for another colour",
-        _NAME: f"Label {row.object_id}. Double-click to rename",
+        _NAME: f"Label {row.object_id}{f', {row.class_name}' * bool(row.class_name)}. Double-click to rename",
         _SCORE: f"Mean score over the frames where it is there{doubts}",
         _FRAMES: "First and last frame",
         _LOCK: "Click to lock or release: a locked object keeps its pixels",

@@ -337,7 +337,7 @@ class StackWorkPanel(ActionPanel):
             return
         colours = running.colours
         rows = [
-            _row(track, colours.colour_of(track.object_id, track.colour))
+            _row(track, colours.colour_of(track.object_id, track.colour), running.class_of(track.object_id))
             for track in running.known.everything()
         ]
         self.table.show_rows(rows, chosen=session.object_id)
@@ -350,7 +350,7 @@ class StackWorkPanel(ActionPanel):
         return self._running is not None and layer is self._running.layers.preview
 
 
-def _row(track: ObjectTrack, colour: str) -> ObjectRow:
+def _row(track: ObjectTrack, colour: str, class_name: str) -> ObjectRow:
     return ObjectRow(
         object_id=track.object_id,
         name=track.name,
@@ -359,6 +359,7 @@ def _row(track: ObjectTrack, colour: str) -> ObjectRow:
         frames=track.frame_range,
         n_doubtful=int(track.doubtful.sum()),
         is_locked=track.is_locked,
+        class_name=class_name,
     )
 
 
