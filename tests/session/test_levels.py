@@ -59,6 +59,12 @@ def test_the_level_stays_for_corrections_and_for_the_next_object(session: ImageS
     assert session.preview(PLANE).level == 6 and told == [6]
 
 
+def test_boxes_have_levels_too_where_the_model_has_a_ladder(session: ImageSession) -> None:
+    session.choose_level(2)
+    session.set_box(PLANE, Box(2, 3, 18, 29))
+    assert session.preview(PLANE).level == 2 and session.preview(PLANE).ladder.stops == (1, 2, 3, 4, 5, 6)
+
+
 def test_three_masks_stand_at_two_four_and_six() -> None:
     session = open_session(FakePredictor())
     session.click(PLANE, (10, 12))
@@ -142,7 +148,7 @@ def replay(note: dict, predictor: LadderPredictor) -> np.ndarray:
         points = Points(coords, np.array([point[2] for point in asked["points"]]))
         refined = asked["refines_candidate"]
         prompt = Prompt(points=points, mask=None if refined is None else answer.logits[refined])
-        answer = predictor.predict(features, prompt, multimask=len(points) == 1 and refined is None)
+        answer = predictor.predict(features, prompt)
         mask = answer.masks[note["candidate"]]
     return mask
 

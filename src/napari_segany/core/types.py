@@ -199,7 +199,8 @@ class ModelCard:
 
     `has_fine` says whether it draws fine boundaries, `finds_instances` whether it segments without prompts,
     `has_words` whether it names what it finds (`Namer`), `number_format` what its encoder computes in, such as
-    "bfloat16": features of one are not those of another.
+    "bfloat16": features of one are not those of another. `has_ladder` says whether it has a mask for each of the six
+    levels of the ladder for every prompt, also for a correction.
     """
 
     name: str
@@ -209,6 +210,7 @@ class ModelCard:
     finds_instances: bool = False
     number_format: str = ""
     has_words: bool = False
+    has_ladder: bool = False
 
 
 @runtime_checkable

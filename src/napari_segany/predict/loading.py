@@ -98,6 +98,7 @@ def load_model(
         finds_instances=decoder is not None,
         number_format=_number_format(placement, engine),
         has_words=CONFIGS[name].has_words,
+        has_ladder=spec_of(name).family == "semantic",
     )
     return assemble(card, weights, placement=placement, where=str(path), decoder=decoder, engine=engine)
 

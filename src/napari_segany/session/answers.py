@@ -239,8 +239,9 @@ class PlaneModel:
         ticket.check()
         ticket.tell(lambda: report(Stage.PREDICTING, index))
         card = predictor.card
+        multimask = prompts.is_ambiguous or card.has_ladder
         prediction = self._naming(predictor).predict(
-            features, prompts.prompt(card), multimask=prompts.is_ambiguous, fine=fine
+            features, prompts.prompt(card), multimask=multimask, fine=fine
         )
         has_fine = card.has_fine and fine is not False
         return Preview(
