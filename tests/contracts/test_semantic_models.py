@@ -51,7 +51,8 @@ def test_shapes_follow_the_strides(row: Row) -> None:
     features = row.model.encode(row.small.pixels)
     side = SIDE // row.model.config.stride
     assert features.embedding.shape == (2, WIDTH, side, side)
-    assert features.fine[0].shape == (2, 16, 4 * side, 4 * side)
+    votes = row.model.config.pixel_decoder.votes
+    assert features.fine[0].shape == (2, 16 + 2 * votes, 4 * side, 4 * side)
     levels = row.model.levels_of(features)
     sides = [level.shape[3] for level in levels]
     assert sides == [sides[0] >> index for index in range(len(levels))]
@@ -196,7 +197,7 @@ def test_every_parameter_of_the_path_learns(row: Row) -> None:
     silent = [
         name
         for name, parameter in model.named_parameters()
-        if not name.removeprefix("query_decoder.").startswith((*UNUSED, "seeds."))
+        if not name.removeprefix("query_decoder.").startswith((*UNUSED, "seeds.", "seed_tokens."))
         and (parameter.grad is None or not parameter.grad.any())
     ]
     model.zero_grad()

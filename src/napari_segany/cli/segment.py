@@ -34,6 +34,16 @@ def segment(
             "--fine/--no-fine", help="Fine boundaries; left out, as the model is made (HQ-SAM draws them)."
         ),
     ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=6, help="Granularity, 1 (finest) to 6 (coarsest); the best score if left out."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Names to tell objects apart by, 'nucleus,cell'; the model's own if left out."),
+    ] = None,
     features_cache: Annotated[
         bool,
         typer.Option(
@@ -66,12 +76,15 @@ def segment(
         channel=channel,
         plane=parse_plane(plane) if plane is not None else None,
         fine=fine,
+        level=level,
+        classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
         is_keeping_features=features_cache,
         overwrite=overwrite,
     )
     made, refused = run(task)
     for one in made:
-        typer.echo(f"object {one.label}: {one.area} pixels, score {one.score:.2f}")
+        named = f", {one.name}" if one.name else ""
+        typer.echo(f"object {one.label}: {one.area} pixels, score {one.score:.2f}{named}")
     for line in refused:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(f"labels: {out}" + (f"\noverlay: {overlay}" if overlay is not None else ""))

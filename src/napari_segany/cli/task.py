@@ -49,6 +49,8 @@ class Task:
     plane: Mapping[str, int] | None = None
     overwrite: bool = False
     fine: bool | None = None
+    level: int | None = None
+    classes: tuple[str, ...] | None = None
     is_keeping_features: bool = False
 
     def __post_init__(self) -> None:
@@ -62,11 +64,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One committed object: its label, its area in pixels, and the model's own guess of the IoU, 0 to 1."""
+    """One committed object: its label, its area in pixels, the model's own guess of the IoU, 0 to 1, and its name."""
 
     label: int
     area: int
     score: float
+    name: str = ""
 
 
 @dataclass(slots=True)
@@ -139,6 +142,7 @@ def run(task: Task) -> tuple[list[Made], list[str]]:
             predictor=predictor,
             store=store,
             fine=task.fine,
+            level=task.level,
             features=features_store() if task.is_keeping_features else None,
         )
         if task.overlay is not None:
@@ -192,11 +196,12 @@ def segment_objects(
     predictor: ImagePredictorLike,
     store: LabelStore,
     fine: bool | None = None,
+    level: int | None = None,
     features: FeatureStore | None = None,
 ) -> tuple[list[Made], list[str]]:
     """Segment objects one after another, each click refining the answer before it, and commit them.
 
-    `fine` as `ImageSession` takes it; `features` keeps what the encoder saw.
+    `fine` and `level` as `ImageSession` takes them; `features` keeps what the encoder saw.
 
     Returns
     -------
@@ -214,6 +219,7 @@ def segment_objects(
         area = sum(int(np.count_nonzero(patch.after == label)) for patch in patches)
         made.append(Made(label, area, float(str(note["score"]))))
 
+    session.choose_level(level)
     session.failed.connect(errors.append)
     session.committed.connect(keep)
     try:
@@ -247,7 +253,7 @@ def _predictor(task: Task) -> ImagePredictorLike:
     from napari_segany.predict.loading import load_model
 
     model = load_model(task.model, device=task.device, precision=task.precision, engine=task.engine)
-    return ImagePredictor(model)
+    return ImagePredictor(model, classes=task.classes)
 
 
 def _objects_in(text: str, task: Task, opened: OpenedImage, *, is_box: bool) -> list[SavedObject]:

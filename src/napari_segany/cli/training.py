@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .nested_evaluation import evaluate_scenes
 from .video_evaluation import evaluate_clips
 
 if TYPE_CHECKING:
@@ -86,11 +87,15 @@ def evaluate(
     video: Annotated[
         bool, typer.Option("--video", help="Follow objects through procedural movies and stacks instead.")
     ] = False,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Click on objects within objects, in procedural scenes, instead.")
+    ] = False,
     model: Annotated[str, typer.Option(help="A name from `segany models`, or a weights file.")] = "sam2-nano",
+    scenes: Annotated[int, typer.Option(min=1, help="With --nested: how many, kinds in turn.")] = 104,
     clips: Annotated[
         int, typer.Option(min=1, help="With --video: how many, movies and stacks by turns.")
     ] = 40,
-    seed: Annotated[int, typer.Option(min=0, help="With --video: of the first clip.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="With --video or --nested: of the first.")] = 0,
     corrections: Annotated[
         int, typer.Option(min=0, help="With --video: how often each object is corrected.")
     ] = 3,
@@ -115,7 +120,20 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Measure a model: mean IoU after simulated clicks and with boxes, or as it follows objects with --video."""
+    """Measure a model: clicks and boxes, following with --video, or all that a click lies in with --nested."""
+    if nested:
+        if data is not None or video:
+            raise typer.BadParameter("--nested renders its own scenes; leave --data and --video out")
+        evaluate_scenes(
+            model,
+            scenes=scenes,
+            seed=seed,
+            against=against,
+            as_json=as_json,
+            device=device,
+            precision=precision,
+        )
+        return
     if video:
         if data is not None or against is not None:
             raise typer.BadParameter(
@@ -134,7 +152,9 @@ def evaluate(
         )
         return
     if data is None:
-        raise typer.BadParameter("say what to measure on: --data FOLDER with images/ and labels/, or --video")
+        raise typer.BadParameter(
+            "say what to measure on: --data FOLDER with images/ and labels/, --video or --nested"
+        )
     evaluate_images(
         model,
         data,

@@ -1,7 +1,7 @@
 """The six-level ladder: how coarse a mask is, 1 (finest) to 6 (coarsest), with one meaning over every family.
 
-Semantic-SAM answers a click with six masks, one for each level, which it learnt; SAM, HQ-SAM and SAM 2 with three,
-which are placed at 2, 4 and 6 in the order of their areas; a single mask stands in the middle.
+Levels follow area, so a coarser level is never a smaller mask: Semantic-SAM answers a click with six masks, one for
+each level; SAM, HQ-SAM and SAM 2 with three, at 2, 4 and 6; a single mask stands in the middle.
 """
 
 from __future__ import annotations
@@ -50,14 +50,22 @@ def led_by(prediction: MaskPrediction, level: int | None) -> MaskPrediction:
     if level is None:
         return prediction
     first = nearest(prediction.levels, level)
-    order = [first, *(index for index in range(len(prediction)) if index != first)]
-    names = tuple(prediction.names[index] for index in order) if prediction.names else ()
+    return _chosen(prediction, [first, *(index for index in range(len(prediction)) if index != first)])
+
+
+def first_of(prediction: MaskPrediction) -> MaskPrediction:
+    """Return the first of the answers alone."""
+    return _chosen(prediction, [0])
+
+
+def _chosen(prediction: MaskPrediction, order: list[int]) -> MaskPrediction:
+    """Return some of the answers, in an order."""
     return MaskPrediction(
         prediction.masks[order],
         prediction.scores[order],
         prediction.logits[order],
         prediction.levels[order],
-        names,
+        tuple(prediction.names[index] for index in order) if prediction.names else (),
     )
 
 

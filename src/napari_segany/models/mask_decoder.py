@@ -64,8 +64,6 @@ class MaskOutput:
         the frame's resolution after; None where not asked for.
     context
         What the bundled models finish their masks with; None where there is nothing to finish.
-    levels : (B, M)
-        Step of the ladder of each mask, 1 to 6, where the model says so itself; else None.
     """
 
     logits: Tensor
@@ -74,7 +72,6 @@ class MaskOutput:
     tokens: Tensor
     fine: Tensor | None = None
     context: OutlineContext | None = None
-    levels: Tensor | None = None
 
     def row(self, index: int) -> MaskOutput:
         """Return the answers to one prompt, still as a batch of one."""
@@ -82,10 +79,7 @@ class MaskOutput:
         scores = None if self.object_scores is None else self.object_scores[part]
         fine = None if self.fine is None else self.fine[part]
         context = None if self.context is None else self.context.row(index)
-        levels = None if self.levels is None else self.levels[part]
-        return MaskOutput(
-            self.logits[part], self.ious[part], scores, self.tokens[part], fine, context, levels
-        )
+        return MaskOutput(self.logits[part], self.ious[part], scores, self.tokens[part], fine, context)
 
     def masks(self, index: Tensor | slice) -> MaskOutput:
         """Return some of the M masks: a slice of them, or those at (B, K) indices, one row a prompt."""
@@ -99,7 +93,6 @@ class MaskOutput:
             logits=self.logits[rows, index],
             ious=self.ious[rows, index],
             tokens=self.tokens[rows, index],
-            levels=None if self.levels is None else self.levels[rows, index],
         )
 
 

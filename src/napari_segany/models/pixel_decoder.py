@@ -30,7 +30,8 @@ class PixelDecoderConfig:
 
     `layers` and `mlp_width` are those of its encoder, `mask_width` the channels of the mask features. With
     `is_narrow`, masks are drawn at the trunk's finest map, two maps above the finest that is read deformably, not one,
-    and cells get no code of their place, so that frames of any size look alike.
+    and cells get no code of their place, so that frames of any size look alike. `votes` are maps of two channels each
+    behind the mask features, in which every pixel says where the middle of its object is (see `query_decoder`).
     """
 
     width: int = 256
@@ -39,6 +40,7 @@ class PixelDecoderConfig:
     mask_width: int = 256
     groups: int = 32
     is_narrow: bool = False
+    votes: int = 0
     deformable: DeformableConfig = field(default_factory=DeformableConfig)
 
 
@@ -139,14 +141,16 @@ class PixelDecoder(nn.Module):
             self.down_1 = nn.Conv2d(width, config.mask_width, kernel_size=1)
             self.adapter_0 = nn.Conv2d(widths[0], config.mask_width, kernel_size=1)
             self.layer_1 = nn.Conv2d(config.mask_width, config.mask_width, kernel_size=3, padding=1)
-            self.mask_features = nn.Conv2d(config.mask_width, config.mask_width, kernel_size=1)
+            self.mask_features = nn.Conv2d(
+                config.mask_width, config.mask_width + 2 * config.votes, kernel_size=1
+            )
         else:
             self.adapter_1 = ConvGroupNorm(widths[0], width, kernel=1, groups=groups)
             self.layer_1 = ConvGroupNorm(width, width, kernel=3, groups=groups)
             self.mask_features = nn.Conv2d(width, config.mask_width, kernel_size=1)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return the (B, C', H, W) mask features, and the (B, C, h, w) levels, finest first."""
+        """Return the (B, C', H, W) mask features, votes behind them, and the (B, C, h, w) levels, finest first."""
         read = [proj(x) for proj, x in zip(self.input_proj, (*maps[self.first :], maps[-1]), strict=True)]
         levels = self.transformer(read)
         return self._masks(maps, levels[0]), levels

@@ -5,8 +5,10 @@ as positions, refined layer by layer). A prompt becomes six queries, one for eac
 box. Queries of one prompt see each other and nobody else's, unless asked otherwise.
 
 The bundled model's decoder is of the same form and differs in how it tells places: boxes move in units of their own
-size, each level begins with a box of its own size, and a mask is a dot product plus a paraboloid over the query's box,
-which tells apart what looks the same elsewhere. It also looks for objects without prompts (`seeds`).
+size, each level begins with a box of its own size, and a mask is a dot product plus paraboloids over the query's box,
+which tell apart what looks the same elsewhere. One of them is over the places of pixels, the others over where pixels
+say that the middle of their object is (votes, after Lalit et al. 2021, "EmbedSeg"), so that touching cells come apart.
+It also looks for objects without prompts (`seeds`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ TOKENS = 6
 _EPS = 1e-5  # of the inverse sigmoid
 _UNIT = 512.0  # frame pixels that count as 1 in the narrow decoder's codes of places
 _LARGEST_STEP = 4.0  # of the logarithm of a side
-_FARTHEST = 3.0  # half sides from a box's centre beyond which all places are alike
+_PLACE_UNIT = 64.0  # cells of the mask features that count as 1 where places are squared
+_LEAST_SIDE = 0.02  # of a box, in these units
+_LARGEST_LOGIT = 15.0  # that places and votes can make; beyond, they count less and less
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class QueryDecoderConfig:
     """Sizes of a query decoder; `projection` is the width of the space that states share with words.
 
     With `sides`, the sides in frame pixels of the boxes that a click's six queries begin with, the decoder is the
-    bundled model's.
+    bundled model's; then `votes` maps say where objects have their middle.
     """
 
     width: int = 256
@@ -45,6 +49,7 @@ class QueryDecoderConfig:
     mask_width: int = 256
     projection: int = 512
     sides: tuple[float, ...] = ()
+    votes: int = 0
     deformable: DeformableConfig = field(default_factory=DeformableConfig)
 
     @property
@@ -151,7 +156,7 @@ class QueryDecoder(nn.Module):
         if config.is_local:
             self.seeds = Mlp((width, width, 6))
             self.seed_tokens = nn.Embedding(2, width)
-            self.place_embed = Mlp((width, width, 6))
+            self.place_embed = Mlp((width, width, 1 + 4 * (1 + config.votes)))
             self._begin_local()
         else:
             self.lang_mapper = nn.Parameter(torch.zeros(config.projection, width))
@@ -161,7 +166,10 @@ class QueryDecoder(nn.Module):
         """Begin with masks that fill their box as an ellipse, and with hardly any seeds."""
         place = _last(self.place_embed)
         nn.init.normal_(place.weight, std=0.01)
-        place.bias.copy_(torch.tensor([1.0, 0.0, 0.0, -1.0, -1.0, 0.0]))
+        place.bias.zero_()
+        place.bias[0] = 1.0
+        place.bias[1:5] = torch.tensor([0.5, 0.5, 0.0, 0.0])
+        place.bias[5:].view(-1, 4)[:, :2] = -1.5  # votes mean nothing yet
         seeds = _last(self.seeds)
         nn.init.normal_(seeds.weight, std=0.01)
         seeds.bias.copy_(torch.tensor([-4.0, 1.0, 1.0, -4.0, 1.0, 1.0]))
@@ -235,6 +243,12 @@ class QueryDecoder(nn.Module):
         grown = sides * step[..., 2:].clamp(-_LARGEST_STEP, _LARGEST_STEP).exp()
         return torch.cat((centre + step[..., :2] * sides, grown.clamp(1e-4, 4.0)), dim=-1)
 
+    def votes_of(self, mask_features: Tensor) -> Tensor:
+        """Return (B, V, 2, H, W) places (x, y), as shares of the frame, that pixels say their objects' middles are."""
+        places = _places(mask_features[:, self.config.mask_width :])[:, 1:]
+        sides = places.new_tensor((places.shape[4], places.shape[3])) / _PLACE_UNIT
+        return places / sides[:, None, None]
+
     def scores(self, looked: Looked) -> Tensor:
         """Return the (B, Q) IoUs that `answer` would predict, without drawing anything."""
         ious: Tensor = self.iou_prediction_head(self.decoder_norm(looked.states))[..., 0]
@@ -244,9 +258,16 @@ class QueryDecoder(nn.Module):
         """Return what the queries of a layer found, with (B, C', H, W) mask features."""
         states = self.decoder_norm(looked.states)  # normed twice, as released
         boxes = self._moved(looked.boxes, self.bbox_embed(states))
-        logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(states), mask_features)
-        if self.config.is_local:
-            logits = logits + _paraboloid(self.place_embed(states), boxes.detach(), mask_features)
+        embedded = self.mask_embed(states)
+        if not self.config.is_local:
+            logits = torch.einsum("bqc,bchw->bqhw", embedded, mask_features)
+            return Answers(logits, self.iou_prediction_head(states)[..., 0], boxes, states)
+        seen, votes = mask_features.split([self.config.mask_width, 2 * self.config.votes], dim=1)
+        places = _places(votes)  # (B, 1 + votes, 2, H, W)
+        weights, constant = _paraboloids(self.place_embed(states).float(), boxes.detach(), mask_features)
+        maps = torch.cat((seen.float(), places.flatten(1, 2), places.flatten(1, 2).square()), dim=1)
+        logits = torch.einsum("bqc,bchw->bqhw", torch.cat((embedded.float(), weights), dim=-1), maps)
+        logits = _LARGEST_LOGIT * torch.tanh((logits + constant[..., None, None]) / _LARGEST_LOGIT)
         return Answers(logits, self.iou_prediction_head(states)[..., 0], boxes, states)
 
 
@@ -257,24 +278,40 @@ def _last(mlp: Mlp) -> nn.Linear:
     return layer
 
 
-def _paraboloid(coefficients: Tensor, boxes: Tensor, maps: Tensor) -> Tensor:
-    """Return (B, Q, H, W) values of 1, x, y, x², y², x y in half sides from the centres of boxes."""
-    height, width = maps.shape[2:]
-    x, y = (
-        _from_centre(side, boxes[..., axis, None], boxes[..., axis + 2, None])
-        for axis, side in enumerate((width, height))
+def _places(votes: Tensor) -> Tensor:
+    """Return (B, 1 + V, 2, H, W) places (x, y): of the pixels themselves, and those that (B, 2 V, H, W) votes say."""
+    height, width = votes.shape[2:]
+    y, x = (
+        (torch.arange(side, dtype=torch.float32, device=votes.device) + 0.5) / _PLACE_UNIT
+        for side in (height, width)
     )
-    c = coefficients[..., None].float().unbind(2)  # six of (B, Q, 1)
-    across = c[1] * x + c[3] * x**2  # (B, Q, W)
-    down = c[0] + c[2] * y + c[4] * y**2
-    crossed = (c[5] * y)[..., None] * x[..., None, :]
-    return (crossed + down[..., None] + across[..., None, :]).to(maps.dtype)
+    own = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)))
+    said = own + votes.float().unflatten(1, (-1, 2))
+    return torch.cat((own.expand(len(votes), 1, -1, -1, -1), said), dim=1)
 
 
-def _from_centre(count: int, centre: Tensor, side: Tensor) -> Tensor:
-    """Return the (B, Q, count) places of an axis' cells, in half sides from centres."""
-    places = (torch.arange(count, dtype=torch.float32, device=centre.device) + 0.5) / count
-    return ((places - centre) / (side / 2)).clamp(-_FARTHEST, _FARTHEST)
+def _paraboloids(coefficients: Tensor, boxes: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, Q, 4 (1 + V)) weights of places and of their squares, and (B, Q) constants.
+
+    Together they are the sum of c0 - softplus(a) u² - softplus(b) v² + d u + e v over all places, with (u, v) in half
+    sides from the centre of a query's box.
+
+    Parameters
+    ----------
+    coefficients : (B, Q, 1 + 4 (1 + V))
+        c0, then a, b, d, e for each.
+    boxes : (B, Q, 4)
+        As shares of the maps' size.
+    """
+    units = boxes.new_tensor((maps.shape[3], maps.shape[2])) / _PLACE_UNIT
+    centre = (boxes[..., :2] * units)[:, :, None]  # (B, Q, 1, 2)
+    half = (boxes[..., 2:] * units).clamp(min=_LEAST_SIDE)[:, :, None] / 2
+    bent, slope = coefficients[..., 1:].unflatten(-1, (-1, 2, 2)).unbind(-2)  # (B, Q, 1 + V, 2)
+    square = -F.softplus(bent - 0.5) / half**2
+    slope = slope / half
+    weights = torch.cat(((slope - 2 * square * centre).flatten(2), square.flatten(2)), dim=-1)
+    constant = coefficients[..., 0] + (square * centre**2 - slope * centre).sum((-2, -1))
+    return weights, constant
 
 
 def seed_boxes(maps: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .semantic_rows import SEMANTIC_ROWS
+from .semantic_rows import SEMANTIC_NANO, SEMANTIC_ROWS
 from .spec import NOT_STATED, Layout, ModelSpec, RemoteFile
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -257,7 +257,7 @@ NANO_HQ = ModelSpec(
     layout=Layout(None, (("image_encoder.trunk.stem.0.weight", ()), (_NANO_TOKEN, ()))),
     has_fine=True,
 )
-BUNDLED = (NANO, NANO_HQ)
+BUNDLED = (NANO, NANO_HQ, SEMANTIC_NANO)
 
 _MOBILE = ModelSpec(
     name="mobile_sam",

@@ -36,6 +36,22 @@ def _row(letter: str, *, width: int, n_keys: int, n_parameters: int) -> ModelSpe
     )
 
 
+SEMANTIC_NANO = ModelSpec(
+    name="semantic-nano",
+    title="Semantic-SAM nano (bundled)",
+    family="semantic",
+    version="nano",
+    trunk="nano",
+    file="semantic-nano.safetensors",
+    licence="BSD-3-Clause",
+    image_size=384,
+    note="Trained by `segany train` on procedural scenes of nested objects, whose names it knows, and public-domain "
+    "nuclei; see its card.",
+    layout=Layout(
+        None, (("image_encoder.stem.0.weight", ()), ("query_decoder.place_embed.layers.0.weight", ()))
+    ),
+)
+
 SEMANTIC_ROWS = (
     _row("T", width=96, n_keys=648, n_parameters=52_980_543),
     _row("L", width=192, n_keys=816, n_parameters=222_799_161),

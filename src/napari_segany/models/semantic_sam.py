@@ -26,15 +26,13 @@ from .text import TextConfig, TextEncoder, Vocabulary, WordScores
 
 CLICK_SIDE = 0.005
 """Share of the frame that stands for the size of a click."""
-RELEASED_LEVELS = (4, 2, 5, 6, 3, 1)
-"""Level of each of the released models' six answers, 1 (finest) to 6; theirs are counted from the coarsest."""
 
 
 @dataclass(frozen=True, slots=True)
 class SemanticConfig(ImageModelConfig):
     """Everything that tells one Semantic-SAM from another; without `text` a model knows no words.
 
-    `levels` are those of the six answers, `vocabulary` the class names that the weights were taught.
+    `vocabulary` are the class names that the weights were taught.
     """
 
     trunk: SwinConfig | NanoConfig
@@ -46,7 +44,6 @@ class SemanticConfig(ImageModelConfig):
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
     text: TextConfig | None = None
-    levels: tuple[int, ...] = RELEASED_LEVELS
     vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary((), ()))
 
     @property
@@ -177,7 +174,6 @@ class SemanticSam(ImageModel):
             scores[rows, chosen, tokens],
             None,
             states[rows, chosen, tokens],
-            levels=torch.tensor(self.config.levels, device=xy.device).expand(count, -1),
         )
         return output if multimask else output.masks(output.ious.argmax(dim=1, keepdim=True))
 
@@ -294,7 +290,7 @@ _VOCABULARY = Vocabulary(
         "filopodium",
     ),
 )
-_NANO_WIDTH, _NANO_MASKS = 128, 48
+_NANO_WIDTH, _NANO_MASKS, _NANO_VOTES = 128, 48, 3
 _NANO_DEFORMABLE = DeformableConfig(levels=3)
 
 SEMANTIC: dict[str, SemanticConfig] = {
@@ -315,6 +311,7 @@ SEMANTIC: dict[str, SemanticConfig] = {
             mask_width=_NANO_MASKS,
             groups=8,
             is_narrow=True,
+            votes=_NANO_VOTES,
             deformable=_NANO_DEFORMABLE,
         ),
         query_decoder=QueryDecoderConfig(
@@ -325,10 +322,10 @@ SEMANTIC: dict[str, SemanticConfig] = {
             mask_width=_NANO_MASKS,
             projection=96,
             sides=(8.0, 14.0, 24.0, 44.0, 80.0, 150.0),
+            votes=_NANO_VOTES,
             deformable=_NANO_DEFORMABLE,
         ),
         text=TextConfig(),
-        levels=(1, 2, 3, 4, 5, 6),
         vocabulary=_VOCABULARY,
     ),
 }
@@ -347,7 +344,8 @@ _COMPUTED = "relative_position_index"
 
 
 def released_key(key: str) -> str | None:
-    """Return our key for a key of a released checkpoint, without "model." before it; None for what is stored twice."""
+    """Return our key for a key of a released checkpoint; None for what is stored twice, or not a part of the model."""
+    key = key.removeprefix("model.")
     if key.endswith(_COMPUTED):
         return None
     for theirs, ours in _MOVED:

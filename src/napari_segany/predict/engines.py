@@ -234,7 +234,7 @@ def _convert(encoder: nn.Module, *, config: ImageModelConfig) -> Any:  # Any: op
     decoder = TorchScriptPythonDecoder(traced)
     front = FrontEndManager().load_by_framework("pytorch")
     graph = front.convert(front.load(decoder))
-    frame = [-1, -1] if config.resizing == "fit" else [side, side]
+    frame = [-1, -1] if config.resizing in ("fit", "short") else [side, side]
     graph.reshape([1, 3, *frame])
     return graph
 

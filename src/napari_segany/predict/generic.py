@@ -128,7 +128,7 @@ class GenericSegmenter:
         found = network.found(own.tensors, least=self.settings.least_heart, most=self.settings.most)
         if found is None:
             return []
-        kept = (found.ious >= self.settings.least_score).nonzero()[:, 0]
+        kept = (found.ious.clamp(0, 1) >= self.settings.least_score).nonzero()[:, 0]
         drawn = [
             self._drawn(network, own, found.rows(kept[start : start + _DRAWN_AT_ONCE]))
             for start in range(0, len(kept), _DRAWN_AT_ONCE)

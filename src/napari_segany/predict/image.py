@@ -17,7 +17,7 @@ from torch import Tensor
 
 from napari_segany.core.errors import PromptError
 from napari_segany.core.geometry import ResizeMap, fit_long_side
-from napari_segany.core.granularity import check_level, led_by
+from napari_segany.core.granularity import check_level, first_of, led_by
 from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.types import (
     AnyArray,
@@ -32,14 +32,23 @@ from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import FineUse, MaskOutput
 from napari_segany.models.semantic_sam import SemanticSam
 
-from .answers import prediction_of, prediction_of_view
+from .answers import prediction_of, prediction_of_both, prediction_of_view
 from .features import Features, pack, unpack
 from .loading import Model
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
 from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, resize_of, to_rgb
 from .prompts import Encoded, encode_prompt
 from .words import words_of
-from .zoom import VIEW_SIDE, View, boxes_of_answer, boxes_of_logits, choose_window, kept_parts, resample
+from .zoom import (
+    VIEW_SIDE,
+    View,
+    boxes_of_answer,
+    boxes_of_logits,
+    choose_window,
+    kept_parts,
+    resample,
+    small_masks,
+)
 
 _LARGEST_BATCH = 4  # prompts; larger ones leave the caches of a CPU, measured 1.1 to 1.3 times slower
 _LARGEST_GPU_BATCH = 64
@@ -190,6 +199,11 @@ class ImagePredictor:
         """Return the masks of many prompts on one image, in their order; equal to `predict` on each."""
         own, use, level = self.own(features), self._fine_use(fine), check_level(level)
         encoded = [encode_prompt(prompt, own) for prompt in prompts]
+        if isinstance(self.model.network, SemanticSam):
+            answers = self._answer(own.tensors, encoded, multimask=True, use="off")
+            asked = zip(prompts, encoded, answers, strict=True)
+            laddered = [led_by(self._laddered(own, *each), level) for each in asked]
+            return laddered if multimask else [first_of(each) for each in laddered]
         windows = [_window_of_earlier(prompt, own) for prompt in prompts]
         whole = [index for index, window in enumerate(windows) if window is None]
         answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
@@ -198,11 +212,31 @@ class ImagePredictor:
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
                 windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
             if windows[i] is None:
-                predictions[i] = prediction_of(self._finish(answer), own, names=self._names(answer))
+                predictions[i] = prediction_of(self._finish(answer), own, names=())
         for i, window in enumerate(windows):
             if window is not None:
-                predictions[i] = self._closer(own, encoded[i], window, multimask=multimask, use=use)
+                answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=use)
+                predictions[i] = prediction_of_view(self._finish(answer), own, view, names=())
         return [led_by(predictions[index], level) for index in range(len(prompts))]
+
+    def _laddered(
+        self, own: Features, prompt: Prompt, encoded: Encoded, answer: MaskOutput
+    ) -> MaskPrediction:
+        """Return six masks, those of small things from a magnified window."""
+        is_small, boxes = small_masks(answer, own.resize)
+        window = choose_window(prompt, boxes, own.resize) if own.rgb is not None and boxes else None
+        whole = self._finish(answer)
+        if window is None:
+            return prediction_of(whole, own, names=self._names(answer))
+        near, view = self._closer(own, encoded, window, multimask=True, use="off")
+        return prediction_of_both(
+            whole,
+            self._finish(near),
+            own,
+            view,
+            is_close=is_small,
+            names=(self._names(answer), self._names(near)),
+        )
 
     def _finish(self, output: MaskOutput) -> MaskOutput:
         """Return an answer without stray islands and with fine boundaries, where those were left for last."""
@@ -288,12 +322,12 @@ class ImagePredictor:
         *,
         multimask: bool,
         use: FineUse,
-    ) -> MaskPrediction:
-        """Return the answer to a prompt from a magnified window."""
+    ) -> tuple[MaskOutput, View]:
+        """Return the answer to a prompt from a magnified window, and that window."""
         view = self._view(features, window)
         seen = [_in_view(prompt, features, view)]
         (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
-        return prediction_of_view(self._finish(answer), features, view, names=self._names(answer))
+        return answer, view
 
     def _names(self, answer: MaskOutput) -> tuple[str, ...]:
         """Return what the masks of one answer show; nothing where nothing is named."""

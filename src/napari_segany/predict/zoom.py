@@ -80,6 +80,15 @@ def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:
     return [box for logits in kept[0].cpu().numpy() for box in boxes_of_logits(logits, resize)]
 
 
+def small_masks(output: MaskOutput, resize: ResizeMap) -> tuple[Tensor, list[Box]]:
+    """Return which of one prompt's (M,) masks are small enough for a second look, and their boxes in image pixels."""
+    boxes = [boxes_of_logits(logits, resize) for logits in output.logits[0].float().cpu().numpy()]
+    scale = max(resize.scale)
+    is_small = [bool(each) and max(each[0].height, each[0].width) * scale <= SMALL for each in boxes]
+    kept = [each[0] for each, small in zip(boxes, is_small, strict=True) if small]
+    return torch.tensor(is_small, device=output.logits.device), kept
+
+
 def boxes_of_logits(logits: FloatArray, resize: ResizeMap) -> list[Box]:
     """Return the box of an earlier answer, in image pixels, from its (h, w) logits over the whole frame."""
     inside = logits > 0

@@ -149,7 +149,7 @@ SEMANTIC_NANO = Recipe(
     stages=(
         Stage(
             3600,
-            NestedPlan(side=192, objects=6),
+            NestedPlan(side=192, objects=8),
             batch=8,
             rate=8e-4,
             last_rate=4e-4,
@@ -158,7 +158,7 @@ SEMANTIC_NANO = Recipe(
         ),
         Stage(
             1200,
-            NestedPlan(side=320, objects=8, zoom=(0.6, 1.7), seen=28),
+            NestedPlan(side=320, objects=12, zoom=(0.6, 1.7), seen=28),
             batch=3,
             rate=4e-4,
             last_rate=0.0,

@@ -22,6 +22,7 @@ from .hearts import heart_loss, seeded
 from .losses import dice_loss, focal_loss, true_iou
 from .matching import at_most_six, many_to_many, one_to_one
 from .nested import NestedBatch
+from .votes import boxes_of, vote_loss
 
 FOCAL_WEIGHT = 10.0
 BOX_WEIGHT = 0.5
@@ -30,6 +31,8 @@ WORD_WEIGHT = 0.3
 EARLY_WEIGHT = 0.4
 """Of the masks behind the middle layer."""
 SEED_WEIGHT = 0.3
+VOTE_WEIGHT = 0.3
+"""Of where pixels say that the middle of their object is."""
 FOUND_WEIGHT = 0.5
 """Of what is found without prompts."""
 OTHERS_WEIGHT = 0.25
@@ -77,6 +80,7 @@ def nested_loss(
     masks = batch.masks.float() / 255
     words = _words(model, rng)
     total = _prompted(model, features, batch, masks, words=words, rng=rng, is_many=is_many)
+    total = total + VOTE_WEIGHT * vote_loss(model.query_decoder.votes_of(features.fine[0]), masks, batch)
     if is_many:
         total = total + _unprompted(model, features, batch, masks, words=words)
     return total
@@ -173,18 +177,6 @@ def _box_losses(looked: list[Looked], last: Answers, masks: Tensor, task: _Task)
     boxes = (*(each.moved for each in looked[:-1]), last.boxes)
     losses = [_box_loss(each.flatten(0, 1), truth) for each in boxes]
     return sum((_mean(each, task.weight) for each in losses), masks.new_zeros(())) / len(losses)
-
-
-def boxes_of(masks: Tensor) -> Tensor:
-    """Return the (B, G, 4) boxes (x, y, w, h), as shares, of (B, G, H, W) masks; those of empty masks mean nothing."""
-    inside = masks > 0.5
-    ends = []
-    for along in (2, 3):  # columns, then rows
-        line = inside.any(dim=along).float()
-        count = line.shape[-1]
-        ends.append((line.argmax(-1) / count, 1 - line.flip(-1).argmax(-1) / count))
-    (x0, x1), (y0, y1) = ends
-    return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=-1)
 
 
 def _box_loss(boxes: Tensor, truth: Tensor) -> Tensor:
