@@ -179,6 +179,7 @@ def test_planes_have_their_own_masks_and_one_level(make_napari_viewer, qtbot, pr
     desk.viewer.dims.set_point(0, 1)
     desk.settle()
     assert not drawn(desk).any() and "Click" in desk.widget.work.ladder.count.text()
+    assert desk.widget.work.status.text().startswith("Click")
     desk.hand.key("Down")
     assert running.session.level == 1
     desk.viewer.dims.set_point(0, 2)

@@ -27,6 +27,7 @@ from .shortcuts import MOUSE, PLANES, keys_of
 _PATIENCE_MS = 200  # work that takes longer than this gets a progress bar
 _FINDS = "Add every object of this plane to the labels, as one step; what is there stays"
 _FINDS_NOT = "This model needs clicks; micro-sam's models find objects by themselves"
+_INVITATION = "Click on an object. Right-click what does not belong to it."
 _LARGEST_ID = (1 << 31) - 1  # of a spin box
 
 
@@ -115,19 +116,18 @@ class WorkPanel(ActionPanel):
         session.level_changed.connect(self._show_choice)
         session.classes_changed.connect(self.classes.show_classes)
         session.objects_changed.connect(self._on_objects)
-        running.plane_changed.connect(self._show_choice)
+        running.plane_changed.connect(self._on_plane)
         running.sign_changed.connect(self._on_sign)
         self.protect.setChecked(session.keep_existing)
         self.object_id.setValue(session.object_id)
         self.classes.show_classes(session.classes)
         self.classes.colours.setChecked(running.is_coloured_by_class)
         self._on_objects()
-        self._show_choice()
+        self._on_plane()
         self._on_history()
         self._on_model(session.card)
         self._on_sign(True)
         self.busy.follow(session.stage)
-        self.status.setText("Click on an object. Right-click what does not belong to it.")
 
     # ------------------------------------------------------------------ layout
 
@@ -203,12 +203,20 @@ class WorkPanel(ActionPanel):
     # ------------------------------------------------------------------ following the session
 
     def _on_preview(self, index: tuple[int, ...], preview: Preview | None) -> None:
-        count = 0 if preview is None else len(preview.prediction)
+        if self._running is not None and index == self._running.plane:
+            self._show_preview(preview)
+
+    def _on_plane(self) -> None:
+        if self._running is not None:
+            self._show_preview(self._running.session.preview(self._running.plane))
+
+    def _show_preview(self, preview: Preview | None) -> None:
+        """Show what is known of the mask on the plane in view."""
         for one in (self._smaller, self._larger):
-            one.setEnabled(count > 1)
+            one.setEnabled(preview is not None and len(preview.prediction) > 1)
         self._show_choice()
         if preview is None:
-            self.status.setText("Click on an object. Right-click what does not belong to it.")
+            self.status.setText(_INVITATION)
             return
         area = f"{preview.area:,}".replace(",", "\u2009")
         name = f"{preview.name}, " if preview.name else ""
