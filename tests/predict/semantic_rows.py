@@ -38,6 +38,8 @@ def semantic_model(name: str = "semantic-nano") -> Model:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
+            if config.query_decoder.is_local:  # or random masks would be empty
+                network.query_decoder.place_embed.layers[-1].bias[0] += 8.0
     placement = place("cpu", "float32")
     card = ModelCard(name, "0" * 64, has_words=config.has_words)
     return Model(card, prepared(network, placement), placement)

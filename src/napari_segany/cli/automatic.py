@@ -13,17 +13,20 @@ from tqdm import tqdm
 from napari_segany import __version__
 from napari_segany.core.axes import plane_indices
 from napari_segany.core.errors import StoreError
+from napari_segany.core.granularity import check_level
 from napari_segany.core.intensity import Window
 from napari_segany.core.masks import ArrayLabels, LabelPatch, LabelSink
-from napari_segany.core.types import Labels
 from napari_segany.io.exports import write_tiff_labels
 from napari_segany.io.images import open_image
 from napari_segany.io.label_store import LabelStore
 from napari_segany.io.opened import OpenedImage
 from napari_segany.models.registry import list_models
-from napari_segany.predict.automatic import AutomaticSegmenter, without_decoder
+from napari_segany.predict.automatic import without_decoder
 from napari_segany.predict.distances import DistanceSettings, settings_of
+from napari_segany.predict.finders import Finder, finder_of
+from napari_segany.predict.found import Panoptic
 from napari_segany.predict.loading import load_model
+from napari_segany.session.objects import Changes, CommittedObject, note_of
 
 from .task import PlaneIndex, Planes
 
@@ -34,6 +37,8 @@ _TIFF = (".tif", ".tiff")
 class AutomaticTask:
     """What to segment, with what, and where the result goes; `settings` are those that a person gave.
 
+    `levels` and `classes` as `finder_of` takes them.
+
     A path that ends with .tif or .tiff gets an OME-TIFF, any other an OME-Zarr label image.
     """
 
@@ -41,6 +46,8 @@ class AutomaticTask:
     out: Path
     model: str
     settings: Mapping[str, float] = field(default_factory=dict)
+    levels: tuple[int, ...] | None = None
+    classes: tuple[str, ...] | None = None
     device: str = "auto"
     precision: str = "auto"
     engine: str = "torch"
@@ -52,7 +59,9 @@ class AutomaticTask:
     def __post_init__(self) -> None:
         self.settings_for("")  # so that a wrong value is known before anything is loaded
         row = next((spec for spec in list_models() if spec.name == self.model), None)
-        if row is not None and row.decoder is None:
+        for level in self.levels or ():
+            check_level(level)
+        if row is not None and not row.finds_instances and self.levels is None:
             raise without_decoder(row.name)
         if self.is_tiff and self.out.exists() and not self.overwrite:
             raise StoreError(f"{self.out} exists already; choose another name, or pass --overwrite")
@@ -80,17 +89,20 @@ def run(task: AutomaticTask) -> list[int]:
     indices = list(plane_indices(opened.shape, opened.axes, at=task.plane))
     planes.read(indices[0])  # so that an unreadable image is known before a model is loaded
     model = load_model(task.model, device=task.device, precision=task.precision, engine=task.engine)
-    segmenter = AutomaticSegmenter(model, settings=task.settings_for(model.card.name))
+    distances = task.settings_for(model.card.name) if model.decoder is not None or task.settings else None
+    finder = finder_of(model, levels=task.levels, classes=task.classes, distances=distances)
     note = {
         "model": model.card.name,
         "weights_sha256": model.card.weights_sha256,
-        "distances": asdict(segmenter.settings),
+        "distances": None if distances is None else asdict(distances),
+        "levels": task.levels,
+        "classes": task.classes,
         "precision": model.placement.title,
         "engine": task.engine,
         "versions": {"napari-segany": __version__},
     }
     with _sink(task, opened) as sink:
-        counts = find_objects(planes, indices, segmenter=segmenter, sink=sink, note=note)
+        counts = find_objects(planes, indices, finder=finder, sink=sink, note=note)
         if isinstance(sink, ArrayLabels):
             write_tiff_labels(task.out, sink.array, calibration=opened.calibration)
     return counts
@@ -100,7 +112,7 @@ def find_objects(
     planes: Planes,
     indices: Sequence[PlaneIndex],
     *,
-    segmenter: AutomaticSegmenter,
+    finder: Finder,
     sink: LabelSink,
     note: Mapping[str, object],
 ) -> list[int]:
@@ -108,18 +120,24 @@ def find_objects(
     window = planes.window()
     counts: list[int] = []
     for index in tqdm(indices, desc="planes", disable=len(indices) == 1 or None):
-        labels = segmenter.labels(planes.read(index), window=window)
-        _write(labels, sink=sink, index=index, note={**note, "window": [window.low, window.high]})
-        counts.append(int(labels.max()))
+        found = finder.panoptic(planes.read(index), window=window)
+        _write(found, sink=sink, index=index, note={**note, "window": [window.low, window.high]})
+        counts.append(int(found.labels.max()))
     return counts
 
 
-def _write(labels: Labels, *, sink: LabelSink, index: PlaneIndex, note: Mapping[str, object]) -> None:
+def _write(found: Panoptic, *, sink: LabelSink, index: PlaneIndex, note: Mapping[str, object]) -> None:
     """Put the objects of one plane, counted from 1, into a sink, counted on from what it has."""
+    labels, first = found.labels, int(sink.max_label())
     if not labels.any():
         return
-    unique = np.where(labels > 0, labels + np.uint32(sink.max_label()), 0).astype(np.uint32)
-    sink.write(LabelPatch(index=index, row0=0, col0=0, before=np.zeros_like(unique), after=unique), note=note)
+    unique = np.where(labels > 0, labels + np.uint32(first), 0).astype(np.uint32)
+    rows: Changes = {
+        first + label: CommittedObject(first + label, name, found.scores[label])
+        for label, name in found.names.items()
+    }
+    patch = LabelPatch(index=index, row0=0, col0=0, before=np.zeros_like(unique), after=unique)
+    sink.write(patch, note={**note, **note_of(rows)} if rows else note)
 
 
 def _sink(task: AutomaticTask, opened: OpenedImage) -> AbstractContextManager[LabelSink]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from napari_segany.core.errors import AxesError, PromptError
+from napari_segany.core.errors import AxesError, PromptError, SettingsError
 from napari_segany.core.intensity import Window
 from napari_segany.core.types import Box, Points
 
@@ -112,3 +112,17 @@ def parse_range(text: str) -> slice:
         if end is None or (first or 0) < end:
             return slice(first, end)
     raise AxesError(f"a range is first:end, counted from 0, as in 10:40, 10: or :40, got {text!r}")
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    """Return the steps of the ladder written as `3,4`.
+
+    Raises
+    ------
+    SettingsError
+        If a part is no whole number; whether it is a step is checked later.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise SettingsError(f"levels are written as 3,4, each 1 (finest) to 6 (coarsest), got {text!r}")
+    return tuple(int(part) for part in parts)

@@ -15,8 +15,20 @@ def instances(
     *,
     out: Annotated[Path, typer.Option(help="Labels to make, such as cells.ome.zarr or cells.tif.")],
     model: Annotated[
-        str, typer.Option(help="A model that finds objects by itself (micro-sam's), or its weights file.")
+        str,
+        typer.Option(
+            help="One that finds objects by itself (`semantic-nano`, micro-sam's), or any with --levels."
+        ),
     ] = MODEL,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="Look for these steps of the ladder, '3,4', 1 (finest) to 6, with a grid of clicks."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Look only for what has one of these names, 'nucleus,cell'.")
+    ] = None,
     centre: Annotated[
         float | None, typer.Option(help="Seeds lie below this distance to a centre; lower parts more.")
     ] = None,
@@ -41,7 +53,7 @@ def instances(
 ) -> None:
     """Find every object of an image without prompts, and write them as labels."""
     from .automatic import AutomaticTask, run
-    from .inline import parse_plane, parse_window
+    from .inline import parse_levels, parse_plane, parse_window
 
     given = {"centre": centre, "boundary": boundary, "smoothing": smoothing, "min_size": min_size}
     task = AutomaticTask(
@@ -49,6 +61,8 @@ def instances(
         out=out,
         model=model,
         settings={name: value for name, value in given.items() if value is not None},
+        levels=None if levels is None else parse_levels(levels),
+        classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
         device=device,
         precision=precision,
         engine=engine,

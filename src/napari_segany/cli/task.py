@@ -217,7 +217,7 @@ def segment_objects(
     def keep(patches: tuple[LabelPatch, ...], note: Mapping[str, object]) -> None:
         label = session.object_id
         area = sum(int(np.count_nonzero(patch.after == label)) for patch in patches)
-        made.append(Made(label, area, float(str(note["score"]))))
+        made.append(Made(label, area, float(str(note["score"])), str(note.get("class", ""))))
 
     session.choose_level(level)
     session.failed.connect(errors.append)

@@ -122,6 +122,8 @@ class ModelSpec:
         What restricts use or is not stated, in one sentence; empty if nothing does.
     decoder
         The second file of a model that also finds every object by itself (micro-sam).
+    has_seeds
+        Whether it looks for objects by itself without a second file (semantic-nano).
     """
 
     name: str
@@ -143,11 +145,17 @@ class ModelSpec:
     has_fine: bool = False
     licence_note: str = ""
     decoder: RemoteFile | None = None
+    has_seeds: bool = False
 
     def __post_init__(self) -> None:
         if self.licence == NOT_STATED and not self.licence_note:
             raise ValueError(f"{self.name}: a licence that is not stated needs a licence_note that says so")
         self.remote  # noqa: B018  (checks the hashes)
+
+    @property
+    def finds_instances(self) -> bool:
+        """Whether it finds objects without prompts."""
+        return self.decoder is not None or self.has_seeds
 
     @property
     def is_bundled(self) -> bool:

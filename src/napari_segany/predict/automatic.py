@@ -17,6 +17,7 @@ from napari_segany.models.unetr import UnetrDecoder
 
 from .distances import DistanceSettings, labels_of_distances, settings_of
 from .features import Features
+from .found import Panoptic
 from .image import ImagePredictor
 from .loading import Model
 from .memory_limits import is_out_of_memory, on_cpu, refusal
@@ -48,6 +49,10 @@ class AutomaticSegmenter:
     def labels(self, image: NDArray[np.generic], *, window: Window | None = None) -> Labels:
         """Return the (H, W) objects of an image, uint32, 0 is background; for `image` and `window` see `distances`."""
         return labels_of_distances(self.distances(image, window=window), settings=self.settings)
+
+    def panoptic(self, image: NDArray[np.generic], *, window: Window | None = None) -> Panoptic:
+        """Return the objects of an image, as `labels` does, as those that tell more give them."""
+        return Panoptic(self.labels(image, window=window))
 
     def labels_of(self, features: FeaturesLike) -> Labels:
         """Return the (H, W) objects, uint32, of an image that this model has embedded already."""
@@ -109,10 +114,10 @@ class AutomaticSegmenter:
 
 def without_decoder(name: str) -> CapabilityError:
     """Return the error for a model that has no distance decoder; it says which have one."""
-    names = ", ".join(spec.name for spec in list_models() if spec.decoder is not None)
+    names = ", ".join(spec.name for spec in list_models() if spec.finds_instances)
     return CapabilityError(
-        f"{name} finds no objects by itself: it has no distance decoder; use one of {names}, or prompt it with "
-        "points and boxes"
+        f"{name} finds no objects by itself: it has no distance decoder; use one of {names}, prompt it with points "
+        "and boxes, or with a grid of clicks (EverythingSegmenter; --levels on the command line)"
     )
 
 

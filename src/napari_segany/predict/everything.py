@@ -26,7 +26,7 @@ from napari_segany.core.types import (
     ScoredMask,
 )
 
-from .found import labels_of_masks
+from .found import Panoptic, panoptic_of_masks
 from .image import ImagePredictor
 from .loading import Model
 
@@ -96,6 +96,7 @@ class EverythingSegmenter:
         classes: Sequence[str] | None = None,
     ) -> None:
         self._predictor = ImagePredictor(model, classes=classes)
+        self._is_asked = bool(classes)
         self.levels = frozenset(check_level(level) for level in levels)
         self.settings = settings or (BUNDLED if model.config.is_local else EverythingSettings())
 
@@ -105,8 +106,13 @@ class EverythingSegmenter:
 
     def labels(self, image: NDArray[np.generic], *, window: Window | None = None) -> Labels:
         """Return the masks as (H, W) labels, uint32, 0 is background; of two on one pixel the better one has it."""
+        return self.panoptic(image, window=window).labels
+
+    def panoptic(self, image: NDArray[np.generic], *, window: Window | None = None) -> Panoptic:
+        """Return the masks as `labels` does, with names and scores; with classes asked for, those with a name."""
         features = self._predictor.embed(image, window=window)
-        return labels_of_masks(self.masks_of(features), features.image_shape)
+        kept = [each for each in self.masks_of(features) if each.name or not self._is_asked]
+        return panoptic_of_masks(kept, features.image_shape)
 
     def masks_of(self, features: FeaturesLike) -> list[ScoredMask]:
         """Return every mask of an image that this model has embedded already, best first."""

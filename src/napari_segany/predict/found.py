@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,13 @@ class ClassMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panoptic:
-    """Every pixel's object and class: `labels` (H, W) uint32, and the class name of each label, "" where none fits."""
+    """Every pixel's object: `labels` (H, W) uint32, 0 for none, and of each label its class name, "" where none fits or
+    nothing was named, and its score, NaN where there is none.
+    """
 
     labels: Labels
-    names: dict[int, str]
+    names: dict[int, str] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,12 +63,14 @@ def panoptic_of_masks(masks: Sequence[ScoredMask], shape: tuple[int, int]) -> Pa
     """Return masks as `labels_of_masks` does, with their names."""
     labels = np.zeros(shape, dtype=np.uint32)
     names: dict[int, str] = {}
+    scores: dict[int, float] = {}
     for found in sorted(masks, key=lambda each: -each.score):
         free = found.mask & (labels == 0)
         if np.count_nonzero(free) >= LEAST_SEEN * np.count_nonzero(found.mask):
-            names[len(names) + 1] = found.name
-            labels[free] = len(names)
-    return Panoptic(labels, names)
+            number = len(names) + 1
+            names[number], scores[number] = found.name, found.score
+            labels[free] = number
+    return Panoptic(labels, names, scores)
 
 
 def parts_of_masks(masks: Sequence[ScoredMask]) -> tuple[list[ScoredMask], list[Part]]:

@@ -21,7 +21,7 @@ from napari_segany.core.types import FeaturesLike, Labels, ScoredMask
 from napari_segany.models.semantic_sam import FoundQueries, SemanticSam
 
 from .features import Features
-from .found import ClassMap, Panoptic, Part, class_map, labels_of_masks, panoptic_of_masks, parts_of_masks
+from .found import ClassMap, Panoptic, Part, class_map, panoptic_of_masks, parts_of_masks
 from .image import ImagePredictor
 from .loading import Model
 from .masks import masks_of
@@ -70,7 +70,8 @@ class GenericSegmenter:
     model
         Of `load_model`, one that looks for objects by itself ("semantic-nano").
     classes
-        Names to tell objects and parts apart by; the model's own where None.
+        Names to tell objects and parts apart by; the model's own where None. Labels then hold everything with one of
+        these names, whether object or part.
     settings
         What counts as an object.
 
@@ -90,6 +91,7 @@ class GenericSegmenter:
             )
         self._predictor = ImagePredictor(model, classes=classes)
         self._words = words_of(model, classes)
+        self._is_asked = bool(classes)
         self.settings = settings or GenericSettings()
 
     def masks(self, image: NDArray[np.generic], *, window: Window | None = None) -> list[ScoredMask]:
@@ -97,23 +99,29 @@ class GenericSegmenter:
         return self.masks_of(self._predictor.embed(image, window=window))
 
     def labels(self, image: NDArray[np.generic], *, window: Window | None = None) -> Labels:
-        """Return the objects of an image as (H, W) labels, uint32, 0 is background; parts are left out."""
-        return self.labels_of(self._predictor.embed(image, window=window))
+        """Return the objects of an image as (H, W) labels, uint32, 0 is background; parts are left out, unless they
+        were asked for by name.
+        """
+        return self.panoptic(image, window=window).labels
 
     def labels_of(self, features: FeaturesLike) -> Labels:
         """Return the objects, as `labels` does, of an image that this model has embedded already."""
-        objects = [found for found in self.masks_of(features) if not found.is_part]
-        return labels_of_masks(objects, features.image_shape)
+        return self.panoptic_of(features).labels
+
+    def panoptic(self, image: NDArray[np.generic], *, window: Window | None = None) -> Panoptic:
+        """Return the object that every pixel belongs to, as `labels` does, with names and scores."""
+        return self.panoptic_of(self._predictor.embed(image, window=window))
+
+    def panoptic_of(self, features: FeaturesLike) -> Panoptic:
+        """Return what `panoptic` does of an image that this model has embedded already."""
+        found = self.masks_of(features)
+        kept = [each for each in found if (each.name if self._is_asked else not each.is_part)]
+        return panoptic_of_masks(kept, features.image_shape)
 
     def semantic_of(self, features: FeaturesLike) -> ClassMap:
         """Return the class of every pixel; where a named part lies in a named object, the part's."""
         classes = () if self._words is None else self._words.classes
         return class_map(self.masks_of(features), features.image_shape, classes=classes)
-
-    def panoptic_of(self, features: FeaturesLike) -> Panoptic:
-        """Return the object that every pixel belongs to, and the objects' names."""
-        objects = [found for found in self.masks_of(features) if not found.is_part]
-        return panoptic_of_masks(objects, features.image_shape)
 
     def parts_of(self, features: FeaturesLike) -> tuple[list[ScoredMask], list[Part]]:
         """Return the objects, and the parts with the object that each lies in."""

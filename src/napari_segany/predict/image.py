@@ -80,6 +80,7 @@ class ImagePredictor:
     ) -> None:
         self.model = model
         self._is_reference = reference and isinstance(model.network, SemanticSam)
+        self.asked = None if classes is None else tuple(classes)
         self._words = words_of(model, classes)
         self._batch: int | None = None
 
@@ -95,7 +96,7 @@ class ImagePredictor:
 
     def naming(self, classes: Sequence[str]) -> ImagePredictor:
         """Return a predictor with the same model that tells masks apart by other class names; see `Namer`."""
-        return ImagePredictor(self.model, classes=classes, reference=self._is_reference)
+        return type(self)(self.model, classes=classes, reference=self._is_reference)
 
     @torch.inference_mode()
     def embed(self, image: NDArray[np.generic], *, window: Window | None = None) -> Features:

@@ -95,7 +95,7 @@ def load_model(
         origin_sha256(path),
         licence=spec_of(name).licence,
         has_fine=CONFIGS[name].has_fine,
-        finds_instances=decoder is not None,
+        finds_instances=decoder is not None or spec_of(name).has_seeds,
         number_format=_number_format(placement, engine),
         has_words=CONFIGS[name].has_words,
         has_ladder=spec_of(name).family == "semantic",

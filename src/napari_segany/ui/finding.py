@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from napari_segany.core.types import FeaturesLike, Labels
 from napari_segany.predict.automatic import AutomaticSegmenter
+from napari_segany.predict.generic import GenericSegmenter, finds_hearts
 from napari_segany.predict.image import ImagePredictor
 
 
@@ -12,4 +13,6 @@ class FindingPredictor(ImagePredictor):
 
     def find_instances(self, features: FeaturesLike) -> Labels:
         """Return the (H, W) objects of an image that was embedded, uint32, counted from 1."""
+        if finds_hearts(self.model):
+            return GenericSegmenter(self.model, classes=self.asked).labels_of(features)
         return AutomaticSegmenter(self.model).labels_of(features)
