@@ -19,6 +19,7 @@ from napari_segany.predict.zoom import (
     choose_window,
     kept_parts,
     resample,
+    windows_of_small,
 )
 
 
@@ -138,3 +139,16 @@ def test_islands_well_below_the_largest_part_go(island: int, is_kept: bool) -> N
     kept = kept_parts(logits)
     assert bool(kept[0, 0, 10, :island].all()) is is_kept
     assert kept.sum() == kept.numel() - (0 if is_kept else island)
+
+
+def test_tiny_and_small_masks_get_windows_of_their_own() -> None:
+    resize = fit_long_side((512, 512), long_side=512)
+    masks = np.zeros((4, 512, 512), dtype=bool)
+    for mask, half in zip(masks, (4, 5, 22, 120), strict=True):  # two tiny ones, a small one, a large one
+        mask[200 - half : 200 + half, 300 - half : 300 + half] = True
+    found = windows_of_small(_click(200, 300), _answer(*masks, scores=(0.9, 0.8, 0.7, 0.6)), resize)
+    assert [indices for indices, _ in found] == [[0, 1], [2]]
+    sides = [window[0].stop - window[0].start for _, window in found]
+    assert sides == [VIEW_SIDE // 4, VIEW_SIDE // 2]
+    assert windows_of_small(_click(200, 300), _answer(masks[3]), resize) == []
+    assert windows_of_small(_click(200, 300), _answer(np.zeros((512, 512), dtype=bool)), resize) == []

@@ -70,3 +70,42 @@ def test_models_that_do_not_follow_have_no_such_table(tmp_path: Path, weights: P
     card = tmp_path / "some.md"
     write_card(card, weights=weights, text=CARDS["sam2-nano"], evaluations={})
     assert "Following objects" not in card.read_text()
+
+
+def test_a_card_of_six_levels_tells_what_clicks_lie_in(tmp_path: Path, weights: Path) -> None:
+    part = {"nested": 0.75, "single": 0.875, "named": 0.625}
+    own = {
+        **part,
+        "model": "semantic-nano",
+        "scenes": 104,
+        "clicks": 800,
+        "by_kind": {"em": part},
+        "by_level": {"1": 0.5, "3": 0.25},
+        "without_prompts": {
+            "truths": 90,
+            "ap50": 0.5,
+            "ap50_objects": 0.75,
+            "ap50_parts": 0.25,
+            "named": 0.875,
+        },
+    }
+    other = {
+        **own,
+        "model": "sam2-nano",
+        "nested": 0.5,
+        "by_kind": {"em": {**part, "nested": 0.375, "named": 0.0}},
+    }
+    card = tmp_path / "some.md"
+    write_card(
+        card,
+        weights=weights,
+        text=CARDS["semantic-nano"],
+        evaluations={},
+        nested={"model": own, "against": other},
+    )
+    text = card.read_text()
+    assert "--nested --model semantic-nano --scenes 104 --against sam2-nano" in text
+    assert "| all | 0.750 | 0.875 | 0.625 | 0.500 |" in text
+    assert "| em | 0.750 | 0.875 | 0.625 | 0.375 |" in text
+    assert "1: 0.500, 3: 0.250" in text
+    assert "average precision at half IoU 0.500" in text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,30 +33,38 @@ def prediction_of_view(
     return _made(_drawn_in(view, output, order, features), output.ious[0][order], _in_order(names, order))
 
 
-def prediction_of_both(
-    whole: MaskOutput,
-    close: MaskOutput,
-    features: Features,
-    view: View,
-    *,
-    is_close: Tensor,
-    names: tuple[tuple[str, ...], tuple[str, ...]],
-) -> MaskPrediction:
-    """Return an answer whose (M,) small masks are those of a view, and the others those of the whole frame.
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """One answer to a prompt, with the names of its masks: of the whole frame, or of a magnified view."""
 
-    `names` are those of both answers.
-    """
-    scores = torch.where(is_close, close.ious[0], whole.ious[0])
+    output: MaskOutput
+    names: tuple[str, ...]
+    view: View | None = None
+
+
+def prediction_of_looks(looks: Sequence[Look], features: Features, *, source: Tensor) -> MaskPrediction:
+    """Return an answer whose masks come from several looks; `source` (M,) says which look each is of."""
+    tokens = torch.arange(len(source), device=source.device)
+    scores = torch.stack([look.output.ious[0] for look in looks])[source, tokens]
     order = torch.argsort(-scores, stable=True)
-    kinds = is_close[order].tolist()
-    far = iter(_rows(_drawn(whole, order[~is_close[order]], features)))
-    near = iter(_rows(_drawn_in(view, close, order[is_close[order]], features)))
-    rows = [next(near if is_near else far) for is_near in kinds]
-    drawn = np.stack([mask for mask, _ in rows]), torch.stack([logits for _, logits in rows])
-    said = tuple(
-        names[is_near][index] for is_near, index in zip(kinds, order.tolist(), strict=True) if names[0]
+    masks: dict[int, NDArray[np.bool_]] = {}
+    logits: dict[int, Tensor] = {}
+    for number, look in enumerate(looks):
+        own = order[source[order] == number]
+        if look.view is None:
+            drawn = _drawn(look.output, own, features)
+        else:
+            drawn = _drawn_in(look.view, look.output, own, features)
+        masks.update(zip(own.tolist(), drawn[0], strict=True))
+        logits.update(zip(own.tolist(), drawn[1], strict=True))
+    tokens_in_order = order.tolist()
+    together = (
+        np.stack([masks[token] for token in tokens_in_order]),
+        torch.stack([logits[token] for token in tokens_in_order]),
     )
-    return _made(drawn, scores[order], said)
+    pairs = zip(tokens_in_order, source[order].tolist(), strict=True)
+    names = tuple(looks[number].names[token] for token, number in pairs if looks[number].names)
+    return _made(together, scores[order], names)
 
 
 _Drawn = tuple[NDArray[np.bool_], Tensor]  # (M, H, W) masks of the image, and (M, h, w) logits over the frame
@@ -93,11 +102,6 @@ def _masks(
     logits = (output.logits if output.fine is None else output.fine)[0][index].float()
     height, width = logits.shape[1:]
     return masks_of(logits, cells=(covered[0] * height, covered[1] * width), shape=shape)
-
-
-def _rows(drawn: _Drawn) -> Iterator[tuple[NDArray[np.bool_], Tensor]]:
-    """Yield mask and logits of each answer."""
-    yield from zip(*drawn, strict=True)
 
 
 def _in_order(names: tuple[str, ...], order: Tensor) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import FineUse, MaskOutput
 from napari_segany.models.semantic_sam import SemanticSam
 
-from .answers import prediction_of, prediction_of_both, prediction_of_view
+from .answers import Look, prediction_of, prediction_of_looks, prediction_of_view
 from .features import Features, pack, unpack
 from .loading import Model
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
@@ -47,7 +47,7 @@ from .zoom import (
     choose_window,
     kept_parts,
     resample,
-    small_masks,
+    windows_of_small,
 )
 
 _LARGEST_BATCH = 4  # prompts; larger ones leave the caches of a CPU, measured 1.1 to 1.3 times slower
@@ -223,21 +223,17 @@ class ImagePredictor:
     def _laddered(
         self, own: Features, prompt: Prompt, encoded: Encoded, answer: MaskOutput
     ) -> MaskPrediction:
-        """Return six masks, those of small things from a magnified window."""
-        is_small, boxes = small_masks(answer, own.resize)
-        window = choose_window(prompt, boxes, own.resize) if own.rgb is not None and boxes else None
-        whole = self._finish(answer)
-        if window is None:
-            return prediction_of(whole, own, names=self._names(answer))
-        near, view = self._closer(own, encoded, window, multimask=True, use="off")
-        return prediction_of_both(
-            whole,
-            self._finish(near),
-            own,
-            view,
-            is_close=is_small,
-            names=(self._names(answer), self._names(near)),
-        )
+        """Return six masks, those of small things from magnified windows."""
+        looks = [Look(self._finish(answer), self._names(answer))]
+        windows = windows_of_small(prompt, answer, own.resize) if own.rgb is not None else []
+        if not windows:
+            return prediction_of(looks[0].output, own, names=looks[0].names)
+        source = torch.zeros(answer.ious.shape[1], dtype=torch.long, device=answer.ious.device)
+        for indices, window in windows:
+            near, view = self._closer(own, encoded, window, multimask=True, use="off")
+            source[indices] = len(looks)
+            looks.append(Look(self._finish(near), self._names(near), view))
+        return prediction_of_looks(looks, own, source=source)
 
     def _finish(self, output: MaskOutput) -> MaskOutput:
         """Return an answer without stray islands and with fine boundaries, where those were left for last."""

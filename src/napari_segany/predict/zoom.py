@@ -80,13 +80,22 @@ def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:
     return [box for logits in kept[0].cpu().numpy() for box in boxes_of_logits(logits, resize)]
 
 
-def small_masks(output: MaskOutput, resize: ResizeMap) -> tuple[Tensor, list[Box]]:
-    """Return which of one prompt's (M,) masks are small enough for a second look, and their boxes in image pixels."""
-    boxes = [boxes_of_logits(logits, resize) for logits in output.logits[0].float().cpu().numpy()]
+def windows_of_small(prompt: Prompt, output: MaskOutput, resize: ResizeMap) -> list[tuple[list[int], Window]]:
+    """Return which of the masks of one prompt's (1, M, …) answer are looked at again, and in which windows.
+
+    Tiny ones have a window of their own, which shows them larger than the small ones' does.
+    """
     scale = max(resize.scale)
-    is_small = [bool(each) and max(each[0].height, each[0].width) * scale <= SMALL for each in boxes]
-    kept = [each[0] for each, small in zip(boxes, is_small, strict=True) if small]
-    return torch.tensor(is_small, device=output.logits.device), kept
+    groups: tuple[dict[int, Box], dict[int, Box]] = {}, {}
+    for index, logits in enumerate(output.logits[0].float().cpu().numpy()):
+        for box in boxes_of_logits(logits, resize):
+            side = max(box.height, box.width) * scale
+            if side <= SMALL:
+                groups[int(side > SMALL / 2)][index] = box
+    windows = [
+        (list(group), choose_window(prompt, list(group.values()), resize)) for group in groups if group
+    ]
+    return [(indices, window) for indices, window in windows if window is not None]
 
 
 def boxes_of_logits(logits: FloatArray, resize: ResizeMap) -> list[Box]:

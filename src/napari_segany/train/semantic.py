@@ -81,9 +81,7 @@ def nested_loss(
     words = _words(model, rng)
     total = _prompted(model, features, batch, masks, words=words, rng=rng, is_many=is_many)
     total = total + VOTE_WEIGHT * vote_loss(model.query_decoder.votes_of(features.fine[0]), masks, batch)
-    if is_many:
-        total = total + _unprompted(model, features, batch, masks, words=words)
-    return total
+    return total + _unprompted(model, features, batch, masks, words=words)
 
 
 def _words(model: SemanticSam, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
