@@ -7,7 +7,7 @@ not see each other here, so results do not depend on how many are worked out at 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,12 +115,13 @@ class EverythingSegmenter:
         return panoptic_of_masks(kept, features.image_shape)
 
     def masks_of(self, features: FeaturesLike) -> list[ScoredMask]:
-        """Return every mask of an image that this model has embedded already, best first."""
-        found = [
-            mask
-            for batch in _batches(features.image_shape, self.settings)
-            for mask in self._batch(features, batch)
-        ]
+        """Return every mask of an image that this model has embedded already, best first.
+
+        Small objects are not looked at again, as after single clicks: that would take several times as long.
+        """
+        plain = replace(self._predictor.own(features), rgb=None)
+        batches = _batches(plain.image_shape, self.settings)
+        found = [mask for clicks in batches for mask in self._batch(plain, clicks)]
         return self._without_doubles(found)
 
     def _batch(self, features: FeaturesLike, clicks: FloatArray) -> Iterator[ScoredMask]:
