@@ -1,6 +1,6 @@
 """Make `six_levels.png`: one click on a real image that scikit-image carries, and its six levels by `semantic-nano`.
 
-    python docs/six_levels.py
+python docs/six_levels.py
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ SCALE, GAP, LINE = 2, 6, 18
 
 def tile(picture: NDArray[np.uint8], title: str) -> Image.Image:
     """Return the part of an (H, W, 3) picture around the click, enlarged, with a line of text below."""
-    row, col = (int(np.clip(at, AROUND, side - AROUND)) for at, side in zip(CLICK, picture.shape[:2], strict=True))
+    row, col = (
+        int(np.clip(at, AROUND, side - AROUND)) for at, side in zip(CLICK, picture.shape[:2], strict=True)
+    )
     part = picture[row - AROUND : row + AROUND, col - AROUND : col + AROUND]
-    large = Image.fromarray(part).resize((2 * AROUND * SCALE // 2, 2 * AROUND * SCALE // 2), Image.Resampling.BICUBIC)
+    large = Image.fromarray(part).resize(
+        (2 * AROUND * SCALE // 2, 2 * AROUND * SCALE // 2), Image.Resampling.BICUBIC
+    )
     whole = Image.new("RGB", (large.width, large.height + LINE), "white")
     whole.paste(large)
     ImageDraw.Draw(whole).text((2, large.height + 3), title, fill="black")

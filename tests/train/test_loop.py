@@ -19,12 +19,14 @@ from napari_segany.core.errors import DataError
 from napari_segany.core.types import ModelCard
 from napari_segany.models.build import CONFIGS
 from napari_segany.models.sam2 import SAM2, build_sam2
+from napari_segany.models.semantic_sam import SEMANTIC
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
 from napari_segany.train import dataset, loop, trainable
 from napari_segany.train.clip_plan import ClipPlan, WindowPlan
 from napari_segany.train.crops import CropPlan, CropStream
 from napari_segany.train.loop import BEST, CHECKPOINT, Trainer
+from napari_segany.train.nested import NestedPlan
 from napari_segany.train.recipes import Recipe, Stage
 from napari_segany.train.rounds import batch_loss
 from napari_segany.train.trainable import LowPrecision, Trainable
@@ -352,3 +354,37 @@ def test_a_memory_learns_on_a_frozen_base(tmp_path: Path, monkeypatch: pytest.Mo
     for key, tensor in base.items():
         if not key.startswith("memory."):
             assert torch.equal(trainer.averaged_weights()[key], tensor), key
+
+
+def test_nested_masks_are_learnt_on_the_trunk_of_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = shrunken(SEMANTIC["semantic-nano"])
+    for table in (SEMANTIC, CONFIGS):
+        monkeypatch.setitem(table, "test-semantic-nano", config)
+    base = build_sam2(RECIPE.name).state_dict()
+    path = tmp_path / "base.safetensors"
+    save_file(base, path)
+    monkeypatch.setattr(trainable, "spec_of", lambda _: None)
+    monkeypatch.setattr(trainable, "find_weights", lambda _: path)
+    plan = NestedPlan(side=64, objects=2, seen=6, frames=(128, 128))
+    stage = replace(STAGE, plan=plan)
+    recipe = replace(
+        RECIPE, name="test-semantic-nano", stages=(stage,), trunk_of=RECIPE.name, trunk_share=0.25
+    )
+    trainer = trainer_in(tmp_path / "run", recipe=recipe)
+    before = {key: value.clone() for key, value in trainer.module.state_dict().items()}
+    for key, value in base.items():
+        if key.startswith("image_encoder.trunk."):
+            assert torch.equal(before["model." + key.replace("trunk.", "")], value)
+    list(trainer.run(validate=scored(0.5), every=2))
+    shares = {group["share"]: group["lr"] for group in trainer.optimiser.param_groups}
+    assert set(shares) == {0.25, 1.0}
+    assert shares[0.25] == pytest.approx(0.25 * shares[1.0])
+    assert (tmp_path / "run" / BEST).exists()
+    after = trainer.module.state_dict()
+    for part in ("image_encoder", "pixel_decoder", "query_decoder", "text_encoder", "word_scores"):
+        assert any(not torch.equal(after[k], before[k]) for k in after if k.startswith(f"model.{part}"))
+    again = trainer_in(tmp_path / "run", recipe=recipe)
+    assert again.step == 2
+    assert_equal(state_of(again), state_of(trainer))

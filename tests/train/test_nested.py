@@ -10,13 +10,13 @@ import pytest
 import torch
 from annotated_images import disc_image
 
-from napari_segany.models.semantic_sam import SEMANTIC, SemanticSam, build_semantic
+from napari_segany.models.semantic_sam import SEMANTIC, SemanticSam, boxes_of, build_semantic
 from napari_segany.train.dataset import Annotated, from_scene
 from napari_segany.train.hearts import heart_loss, hearts_of, seeded
 from napari_segany.train.nested import NestedBatch, NestedPlan, NestedStream, cut_nested
 from napari_segany.train.semantic import nested_loss
 from napari_segany.train.simulate import CELL
-from napari_segany.train.votes import LEVELS, boxes_of, vote_loss
+from napari_segany.train.votes import LEVELS, vote_loss
 
 VOCABULARY = SEMANTIC["semantic-nano"].vocabulary
 PLAN = NestedPlan(side=128, objects=4, seen=12)
@@ -113,7 +113,7 @@ def test_hearts_lie_in_their_objects() -> None:
 def test_maps_that_show_the_hearts_lose_little_and_seed_every_object() -> None:
     batch = crops(1)[0]
     masks = batch.masks.float() / 255
-    boxes, size = boxes_of(masks), (PLAN.side // 8, PLAN.side // 8)
+    boxes, size = boxes_of(masks > 0.5), (PLAN.side // 8, PLAN.side // 8)
     hearts = hearts_of(masks, size)
     maps = torch.zeros(1, 2, 3, *size)
     maps[:, :, 0] = -9.0
@@ -165,7 +165,7 @@ def test_everything_learns(is_many: bool) -> None:
 def test_pixels_that_vote_rightly_lose_nothing() -> None:
     batch = joined(crops(3))
     masks = batch.masks.float() / 255
-    boxes, size = boxes_of(masks), masks.shape[2:]
+    boxes, size = boxes_of(masks > 0.5), masks.shape[2:]
     places = torch.full((len(masks), 3, 2, *size), 0.5)
     wrong = vote_loss(places, masks, batch)
     for b in range(len(masks)):

@@ -158,10 +158,8 @@ class SemanticSam(ImageModel):
         """
         boxes, is_box = self._questions(xy, labels, masks, frame=self.frame_of(features))
         count, each = is_box.shape
-        looked = self.look(features, boxes.flatten(0, 1)[None], is_box.flatten()[None], reference=reference)[
-            -1
-        ]
-        found = self.answers(features, looked)
+        asked = boxes.flatten(0, 1)[None], is_box.flatten()[None]
+        found = self.answers(features, self.look(features, *asked, reference=reference)[-1])
         shape = (count, each, TOKENS)
         logits = found.logits.reshape(*shape, *found.logits.shape[2:])
         obeyed = self._obeyed(logits, xy, labels, features)
@@ -213,7 +211,7 @@ class SemanticSam(ImageModel):
             return boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=xy.device)
         shows_nothing = labels.shape[1] == 0 or not bool((labels == POSITIVE).any(dim=1).all())
         if shows_nothing and masks is not None:
-            boxes = _boxes_of(masks)[:, None]
+            boxes = boxes_of(masks > 0)
             return boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=xy.device)
         points = (xy + 0.5) / size
         first = (labels == POSITIVE).int().argmax(dim=1)  # what is not a positive click repeats the first one
@@ -243,19 +241,17 @@ class SemanticSam(ImageModel):
         return cast("tuple[Tensor, Tensor]", answer)
 
 
-def _boxes_of(masks: Tensor) -> Tensor:
-    """Return the (N, 4) boxes (x, y, w, h) of (N, 1, h, w) logits, as shares; the whole frame where all is outside."""
-    inside = masks[:, 0] > 0
+def boxes_of(inside: Tensor) -> Tensor:
+    """Return the (..., 4) boxes (x, y, w, h), as shares, of (..., H, W) bool masks; the whole frame of empty ones."""
     ends = []
-    for along in (1, 2):
-        line = inside.any(dim=along).float()  # columns, then rows
-        count = line.shape[1]
-        has = line.any(dim=1)
-        low = torch.where(has, line.argmax(dim=1), 0)
-        high = torch.where(has, count - line.flip(1).argmax(dim=1), count)
+    for along in (-2, -1):  # columns, then rows
+        line = inside.any(dim=along)
+        count, is_empty = line.shape[-1], ~line.any(dim=-1)
+        low = line.float().argmax(dim=-1)
+        high = torch.where(is_empty, count, count - line.flip(-1).float().argmax(dim=-1))
         ends.append((low / count, high / count))
     (x0, x1), (y0, y1) = ends
-    return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=1)
+    return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=-1)
 
 
 _VOCABULARY = Vocabulary(

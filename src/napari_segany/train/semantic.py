@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.query_decoder import TOKENS, Answers, Looked, Queries
-from napari_segany.models.semantic_sam import CLICK_SIDE, SemanticSam
+from napari_segany.models.semantic_sam import CLICK_SIDE, SemanticSam, boxes_of
 from napari_segany.predict.preprocess import normalise
 
 from .hearts import heart_loss, seeded
 from .losses import dice_loss, focal_loss, true_iou
 from .matching import at_most_six, many_to_many, one_to_one
 from .nested import NestedBatch
-from .votes import boxes_of, vote_loss
+from .votes import vote_loss
 
 FOCAL_WEIGHT = 10.0
 BOX_WEIGHT = 0.5
@@ -171,7 +171,7 @@ def _mask_loss(answers: Answers, masks: Tensor, task: _Task) -> Tensor:
 
 def _box_losses(looked: list[Looked], last: Answers, masks: Tensor, task: _Task) -> Tensor:
     """Return the loss of the boxes that every layer but the first looks around, and of the last."""
-    truth = boxes_of(masks)[task.image, task.truth]
+    truth = boxes_of(masks > 0.5)[task.image, task.truth]
     boxes = (*(each.moved for each in looked[:-1]), last.boxes)
     losses = [_box_loss(each.flatten(0, 1), truth) for each in boxes]
     return sum((_mean(each, task.weight) for each in losses), masks.new_zeros(())) / len(losses)
@@ -221,7 +221,7 @@ def _unprompted(
 ) -> Tensor:
     """Return the loss of what is found without prompts: hearts, and the masks of queries that begin there."""
     maps = model.query_decoder.seed_maps(model.levels_of(features)[0])
-    boxes = boxes_of(masks)
+    boxes = boxes_of(masks > 0.5)
     total = SEED_WEIGHT * heart_loss(maps, masks, boxes, batch)
     chosen = seeded(maps.detach(), masks, boxes, batch, extra=EXTRA_SEEDS)
     frame = model.frame_of(features)

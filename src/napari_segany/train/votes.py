@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from napari_segany.models.semantic_sam import boxes_of
+
 from .nested import NestedBatch
 
 LEVELS = ((1, 2), (0, 3), (4, 5))
@@ -19,24 +21,12 @@ STEP = 2
 _LARGEST_MISS = 2.0  # half sides
 
 
-def boxes_of(masks: Tensor) -> Tensor:
-    """Return the (B, G, 4) boxes (x, y, w, h), as shares, of (B, G, H, W) masks; those of empty masks mean nothing."""
-    inside = masks > 0.5
-    ends = []
-    for along in (2, 3):  # columns, then rows
-        line = inside.any(dim=along).float()
-        count = line.shape[-1]
-        ends.append((line.argmax(-1) / count, 1 - line.flip(-1).argmax(-1) / count))
-    (x0, x1), (y0, y1) = ends
-    return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=-1)
-
-
 def vote_loss(places: Tensor, masks: Tensor, batch: NestedBatch) -> Tensor:
     """Return the mean distance, in half sides of their objects, between what pixels say and the truth.
 
     `places` (B, V, 2, H, W) are shares of the frame, (x, y); `masks` (B, G, H, W).
     """
-    boxes, areas = boxes_of(masks), masks.sum((-2, -1))
+    boxes, areas = boxes_of(masks > 0.5), masks.sum((-2, -1))
     places, masks = places[..., ::STEP, ::STEP], masks[..., ::STEP, ::STEP]
     image = torch.arange(len(masks), device=masks.device)[:, None, None]
     total, count = places.new_zeros(()), places.new_zeros(())
