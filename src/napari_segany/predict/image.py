@@ -278,6 +278,9 @@ class ImagePredictor:
         """Return how many prompts to decode at once."""
         if self._is_reference:
             return _ALL_PROMPTS
+        is_cpu = self.model.placement.device.type == "cpu"
+        if is_cpu and isinstance(self.model.network, SemanticSam):
+            return 1  # its queries are so few that little is lost, and answers are the same to the last bit
         return _LARGEST_BATCH if self.model.placement.device.type == "cpu" else _LARGEST_GPU_BATCH
 
     def _decode(
