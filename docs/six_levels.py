@@ -16,7 +16,7 @@ from napari_segany import ImagePredictor, Points, Prompt, load_model
 from napari_segany.core.granularity import distinct
 from napari_segany.io.exports import draw_overlay
 
-CLICK = (376, 152)
+CLICK = (393, 69)
 AROUND = 128  # pixels shown on each side of the click
 SCALE, GAP, LINE = 2, 6, 18
 

@@ -86,7 +86,8 @@ SEMANTIC_NANO = CardText(
         "What a cell is, as against its nucleus or its colony, it learnt from scenes alone.",
         "Negative clicks and further clicks choose among masks; they do not bend one. To correct a mask, use "
         "`sam2-nano`.",
-        "Objects of a few pixels (spots, nucleoli) are often missed.",
+        "Objects of a few pixels (spots, nucleoli) are often missed, and whole colonies cut short.",
+        "On real stained sections its outlines are rough, and scores there are low: see the picture in docs/levels.md.",
         "It follows no objects through stacks.",
     ),
 )

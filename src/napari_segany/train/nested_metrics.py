@@ -208,7 +208,7 @@ class FoundEvaluation:
 
     def as_dict(self) -> dict[str, float]:
         """Return plain values, ready for JSON."""
-        return {name: round(float(value), 4) for name, value in asdict(self).items()}
+        return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
 def evaluate_found(
