@@ -253,8 +253,8 @@ class PlaneModel:
         predictor = self._loaded(index, ticket=ticket, report=report)
         if not isinstance(predictor, InstanceFinder) or not predictor.card.finds_instances:
             raise CapabilityError(
-                f"{predictor.card.name} finds no objects by itself; choose semantic-nano or a micro-sam model, or click "
-                "on them"
+                f"{predictor.card.name} finds no objects by itself; choose semantic-nano or a micro-sam model, or "
+                "click on them"
             )
         features = self._features(index, predictor, ticket=ticket, report=report)
         ticket.check()
