@@ -140,7 +140,7 @@ def test_a_few_crops_are_learnt(is_many: bool) -> None:
     batch = joined(crops(2))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(24):
         loss = nested_loss(model, batch, rng=np.random.default_rng(0), is_many=is_many)
         optimiser.zero_grad()
         loss.backward()

@@ -50,6 +50,7 @@ SEMANTIC_NANO = ModelSpec(
     layout=Layout(
         None, (("image_encoder.stem.0.weight", ()), ("query_decoder.place_embed.layers.0.weight", ()))
     ),
+    has_seeds=True,
 )
 
 SEMANTIC_ROWS = (
