@@ -82,6 +82,31 @@ def test_objects_have_a_level_and_one_class_of_their_kind() -> None:
     assert parts > 0
 
 
+def test_all_objects_that_a_click_lies_in_are_kept_though_many_others_are_there() -> None:
+    item = from_scene(4, size=(192, 192), kind="composite")
+    few = replace(PLAN, side=256, objects=3, seen=6, zoom=(0.4, 0.6))
+    nested = crowded = 0
+    for seed in range(12):
+        some, everything = (crop(item, seed, plan) for plan in (few, replace(few, seen=len(item.objects))))
+        assert some is not None
+        assert everything is not None
+        crowded += int((everything.levels > 0).sum() > 2 * few.seen)
+        held = some.levels[0, some.inside[0, 0]].sort().values  # of the first prompt, which is always kept
+        assert held.tolist() == everything.levels[0, everything.inside[0, 0]].sort().values.tolist()
+        nested += len(held) > 1
+    assert nested > 4
+    assert crowded > 4
+
+
+def test_rare_classes_are_shown_more_often_than_they_are_there() -> None:
+    plenty, rare = disc_image("plenty", size=(50, 50)), from_scene(4, size=(128, 128), kind="composite")
+    stream = NestedStream([], PLAN, vocabulary=VOCABULARY, seed=0, scene_share=1.0, kinds=("composite",))
+    shares = stream.shares([plenty] * 24 + [rare])
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares[-1] > 3 * shares[0]
+    assert stream.shares([replace(plenty, objects=())]).tolist() == [1.0]
+
+
 def test_every_class_of_the_scenes_is_in_the_vocabulary() -> None:
     kinds = ("composite", "phase", "em", "histology", "brightfield", "spots", "cilia", "neurites", "vessels")
     for kind in kinds:

@@ -210,6 +210,7 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         self.scene_share = scene_share if self.images else 1.0
         self.kinds = kinds
         self.pool = pool
+        self._shares = np.ones(0)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield crops without end; each worker has its own random numbers."""
@@ -234,8 +235,8 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         return crop.pixels, crop.masks, crop.dense
 
     def _scene(self, scenes: list[Annotated], rng: np.random.Generator) -> Annotated:
-        """Return a scene of the pool; while it fills, and at every twelfth call later, a new one."""
-        if len(scenes) < self.pool or rng.random() < 1 / 12:
+        """Return a scene of the pool; while it fills, and at every fourth call later, a new one."""
+        if len(scenes) < self.pool or rng.random() < 0.25:
             seed = int(rng.integers(1 << 40)) + (1 << 32)  # validation scenes have smaller seeds
             size = int(rng.choice([192, 256, 320]))
             new = from_scene(seed, size=(size, size), kind=str(rng.choice(self.kinds)))
@@ -243,8 +244,13 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
                 scenes.append(new)
             else:
                 scenes[int(rng.integers(len(scenes)))] = new
+            self._shares = self.shares(scenes)
             return new
-        return scenes[int(rng.integers(len(scenes)))]
+        return scenes[rng.choice(len(scenes), p=self._shares)]
+
+    def shares(self, scenes: list[Annotated]) -> NDArray[np.float64]:
+        """Return how often each scene of the pool is to be cut from, 1 in all."""
+        return np.full(len(scenes), 1 / len(scenes))
 
 
 def _balance(images: list[Annotated]) -> NDArray[np.float64]:

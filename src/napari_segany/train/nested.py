@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_segany.core.types import BoolMask
@@ -79,12 +81,20 @@ class NestedBatch:
 
 
 def cut_nested(
-    item: Annotated, plan: NestedPlan, rng: np.random.Generator, *, vocabulary: Vocabulary
+    item: Annotated,
+    plan: NestedPlan,
+    rng: np.random.Generator,
+    *,
+    vocabulary: Vocabulary,
+    rarity: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, ...] | None:
-    """Return the fields of `NestedBatch` of one crop around a random object, or None where nothing is large enough."""
+    """Return the fields of `NestedBatch` of one crop around a random object, or None where nothing is large enough.
+
+    `rarity` says how often each class is to be chosen, compared with others; a class that it lacks counts 1.
+    """
     if not item.objects:
         return None
-    anchor = _anchor(item, rng)
+    anchor = item.objects[_drawn(list(item.objects), rarity or {}, rng)]
     scale = zoom_of(anchor, item.labels.shape, plan, rng)
     window = window_around(anchor, item.labels.shape, side=plan.side / scale, rng=rng)
     things = [(thing, mask) for thing in item.objects if (mask := mask_in(thing, window)).any()]
@@ -102,27 +112,80 @@ def cut_nested(
     large = [
         i for i in range(len(things)) if coarse[i].sum() * CELL**2 >= SMALLEST and (coarse[i] > 0.5).any()
     ]
-    if not large:
+    prompts = _prompts(
+        [thing for thing, _ in things], coarse > 0.5, large, plan, rarity=rarity or {}, rng=rng
+    )
+    if not prompts:
         return None
-    kept = np.sort(rng.permutation(large)[: plan.seen])
+    kept = list(dict.fromkeys(i for prompt in prompts for i in prompt.inside))
+    others = rng.permutation(sorted(set(large) - set(kept)))
+    kept = sorted([*kept, *others[: plan.seen - len(kept)].tolist()])
     facts = [_facts(things[i][0], vocabulary) for i in kept]
-    return _fields(crop.pixels, coarse[kept], facts, plan, rng=rng, is_complete=item.is_complete)
+    return _fields(crop.pixels, coarse[kept], facts, plan, prompts, kept=kept, is_complete=item.is_complete)
 
 
-def _anchor(item: Annotated, rng: np.random.Generator) -> Annotation:
-    """Return a random object of a random level."""
-    levels = sorted({thing.level for thing in item.objects})
-    level = levels[rng.integers(len(levels))]
-    pool = [thing for thing in item.objects if thing.level == level]
-    return pool[rng.integers(len(pool))]
+def class_of(thing: Annotation) -> str:
+    """Return what an object is called."""
+    return thing.kind or OWN_CLASS
+
+
+def rarity_of(items: Sequence[Annotated]) -> dict[str, float]:
+    """Return for each class one by the root of the number of images that show it."""
+    counts = Counter(name for item in items for name in {class_of(thing) for thing in item.objects})
+    return {name: count**-0.5 for name, count in counts.items()}
+
+
+def _drawn(things: list[Annotation], rarity: Mapping[str, float], rng: np.random.Generator) -> int:
+    """Return the index of a random object of a random class, rare classes more often."""
+    names = sorted({class_of(thing) for thing in things})
+    shares = np.array([rarity.get(name, 1.0) for name in names])
+    name = names[rng.choice(len(names), p=shares / shares.sum())]
+    return int(rng.choice([i for i, thing in enumerate(things) if class_of(thing) == name]))
 
 
 def _facts(thing: Annotation, vocabulary: Vocabulary) -> tuple[int, int, int]:
     """Return level, class as an object, class as a part; a class that the vocabulary lacks is -1."""
-    kind = thing.kind or OWN_CLASS
+    kind = class_of(thing)
     words = vocabulary.parts if thing.is_part else vocabulary.objects
     index = words.index(kind) if kind in words else -1
     return (thing.level, -1, index) if thing.is_part else (thing.level, index, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A click, or a box: (x, y, w, h) in frame pixels, and the objects that it lies in."""
+
+    place: tuple[float, float, float, float]
+    is_box: bool
+    inside: tuple[int, ...]
+
+
+def _prompts(
+    things: list[Annotation],
+    masks: Tensor,
+    large: list[int],
+    plan: NestedPlan,
+    *,
+    rarity: Mapping[str, float],
+    rng: np.random.Generator,
+) -> list[_Asked]:
+    """Return clicks and boxes on random objects of those that are `large`, with no more objects than the plan has."""
+    asked: list[_Asked] = []
+    seen: set[int] = set()
+    pool = [things[i] for i in large]
+    binary: BoolMask = masks.numpy()
+    for _ in range(plan.objects if large else 0):
+        chosen = large[_drawn(pool, rarity, rng)]
+        if rng.random() < plan.box_share:
+            new = _Asked(_box(binary[chosen], rng), True, (chosen,))
+        else:
+            click = first_click(binary[chosen], rng)
+            inside = tuple(i for i in large if binary[i, int(click.row), int(click.col)])
+            new = _Asked(((click.col + 0.5) * CELL, (click.row + 0.5) * CELL, 0.0, 0.0), False, inside)
+        if len(seen.union(new.inside)) <= plan.seen:
+            seen.update(new.inside)
+            asked.append(new)
+    return asked
 
 
 def _fields(
@@ -130,50 +193,42 @@ def _fields(
     masks: Tensor,
     facts: list[tuple[int, int, int]],
     plan: NestedPlan,
+    prompts: list[_Asked],
     *,
-    rng: np.random.Generator,
+    kept: list[int],
     is_complete: bool,
 ) -> tuple[Tensor, ...]:
-    """Return a crop's fields, filled up to the plan's numbers of objects and prompts."""
+    """Return a crop's fields, filled up to the plan's numbers of objects and prompts; the latter by repeating some."""
     count, size = plan.seen, masks.shape[1]
-    binary: BoolMask = (masks > 0.5).numpy()
     seen = torch.zeros(count, size, size)
     seen[: len(masks)] = masks
     table = torch.full((count, 3), -1, dtype=torch.long)
     table[:, 0] = 0
     table[: len(facts)] = torch.tensor(facts)
-    places, is_box = torch.zeros(plan.objects, 4), torch.zeros(plan.objects, dtype=torch.bool)
+    asked = [prompts[k % len(prompts)] for k in range(plan.objects)]
     inside = torch.zeros(plan.objects, count, dtype=torch.bool)
-    levels = np.array([fact[0] for fact in facts])
-    for k in range(plan.objects):
-        level = rng.choice(np.unique(levels))
-        chosen = int(rng.choice(np.flatnonzero(levels == level)))
-        if rng.random() < plan.box_share:
-            is_box[k], inside[k, chosen] = True, True
-            places[k] = _box(binary[chosen], rng)
-        else:
-            click = first_click(binary[chosen], rng)
-            places[k, :2] = torch.tensor([(click.col + 0.5) * CELL, (click.row + 0.5) * CELL])
-            inside[k, : len(binary)] = torch.from_numpy(binary[:, int(click.row), int(click.col)])
+    for k, prompt in enumerate(asked):
+        inside[k, [kept.index(i) for i in prompt.inside]] = True
     return (
         pixels,
         (seen * 255).byte(),
         table[:, 0],
         table[:, 1:],
-        places,
-        is_box,
+        torch.tensor([prompt.place for prompt in asked]),
+        torch.tensor([prompt.is_box for prompt in asked]),
         inside,
         torch.tensor(is_complete),
     )
 
 
-def _box(mask: BoolMask, rng: np.random.Generator) -> Tensor:
+def _box(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Return (x, y, w, h) in frame pixels of a box around a mask, drawn by a hurried hand."""
     rows, cols = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     ends = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], dtype=np.float64) * CELL
     sides = np.tile(ends[2:] - ends[:2], 2)
     ends += np.clip(rng.normal(0, 0.07, size=4), -0.2, 0.2) * sides
-    return torch.tensor(np.concatenate(((ends[:2] + ends[2:]) / 2, ends[2:] - ends[:2])), dtype=torch.float32)
+    x, y, w, h = np.concatenate(((ends[:2] + ends[2:]) / 2, ends[2:] - ends[:2])).tolist()
+    return x, y, w, h
 
 
 class NestedStream(CropStream):
@@ -193,13 +248,15 @@ class NestedStream(CropStream):
     ) -> None:
         super().__init__(images, plan, seed=seed, scene_share=scene_share, kinds=kinds)
         self.vocabulary = vocabulary
+        self._rarity: dict[str, float] = {}
+
+    def shares(self, scenes: list[Annotated]) -> NDArray[np.float64]:
+        """Return how often each scene is to be cut from: as often as the rarest class that it shows."""
+        self._rarity = rarity_of(scenes)
+        rarest = [max((self._rarity[class_of(thing)] for thing in s.objects), default=0.0) for s in scenes]
+        total = sum(rarest)
+        return np.array(rarest) / total if total else super().shares(scenes)
 
     def cut(self, item: Annotated, rng: np.random.Generator) -> tuple[Tensor, ...] | None:
         """Return the fields of one crop, or None where there is nothing to learn from it."""
-        return cut_nested(item, self.plan, rng, vocabulary=self.vocabulary)
-
-
-def batches(fields: Iterator[list[Tensor]]) -> Iterator[NestedBatch]:
-    """Yield what a loader collated as batches."""
-    for each in fields:
-        yield NestedBatch(*each)
+        return cut_nested(item, self.plan, rng, vocabulary=self.vocabulary, rarity=self._rarity)
