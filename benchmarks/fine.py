@@ -20,7 +20,9 @@ import torch
 from napari_segany.core.types import Points, Prompt
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import load_model
-from napari_segany.train.metrics import Annotated, Evaluation, evaluate, evaluate_folder, validation_scenes
+from napari_segany.train.dataset import Annotated
+from napari_segany.train.metrics import evaluate, evaluate_folder, validation_scenes
+from napari_segany.train.results import Evaluation
 from napari_segany.train.scenes import THIN_KINDS
 
 BASE, FINE = "sam2-nano", "sam2-hq-nano"

@@ -14,14 +14,23 @@ from annotated_images import disc_image, disc_labels, write_pair
 from napari_segany.core.errors import DataError
 from napari_segany.core.intensity import Window
 from napari_segany.core.masks import box_of
-from napari_segany.core.types import AnyArray, FeaturesLike, MaskPrediction, ModelCard, Prompt
-from napari_segany.train import metrics
+from napari_segany.core.types import AnyArray, Box, FeaturesLike, MaskPrediction, ModelCard, Prompt
+from napari_segany.train import metrics, results
 from napari_segany.train.clicks import deepest_point
 from napari_segany.train.dataset import Annotated, annotate, is_validation
 from napari_segany.train.metrics import boundary_iou, evaluate, evaluate_folder, validation_scenes
 
-MEASURES = ("click1", "click2", "click3", "click4", "click5", "box", "best_of_3")
-REQUIRED = {"click1", "click3", "click5", "box", "best_of_3", "boundary_iou", "by_size", "by_modality"}
+MEASURES = (*(f"click{n}" for n in range(1, 10)), "box", "noisy_box", "refined", "best_of_3")
+REQUIRED = {
+    *MEASURES,
+    "noc80",
+    "noc90",
+    "coarse",
+    "boundary_iou",
+    "boundary_iou_1",
+    "boundary_iou_8",
+    "harmed",
+}
 WINDOW = Window(0, 1)
 
 
@@ -79,14 +88,26 @@ class KnowsAll:
         )
 
     def _truth(self, labels: AnyArray, prompt: Prompt) -> np.ndarray:
+        masks = [labels == n for n in np.unique(labels)[1:]]
         if prompt.box is not None:
-            return next(m for n in np.unique(labels)[1:] if box_of(m := labels == n) == prompt.box)
+            box = prompt.box
+            return min(
+                masks,
+                key=lambda m: sum(abs(a - b) for a, b in zip(_ends(box_of(m)), _ends(box), strict=True)),
+            )
+        if prompt.points is None:
+            assert prompt.mask is not None
+            return max(masks, key=lambda m: np.count_nonzero(m & (prompt.mask > 0)))
         assert prompt.points is not None
         row, col = prompt.points.coords[0].astype(int)
         return labels == labels[row, col]
 
     def answer(self, truth: np.ndarray, prompt: Prompt, *, multimask: bool) -> np.ndarray:
         return np.stack([truth] * (3 if multimask else 1))
+
+
+def _ends(box: Box) -> tuple[float, float, float, float]:
+    return box.row0, box.col0, box.row1, box.col1
 
 
 class KnowsNothing(KnowsAll):
@@ -122,12 +143,15 @@ def test_who_knows_all_scores_one_everywhere() -> None:
     assert summary["score_error"] == pytest.approx(0.1)
     assert (summary["model"], summary["images"], summary["objects"]) == ("knows-all", 1, len(item.objects))
     assert predictor.embedded == 1
-    assert len(predictor.asked) == 2 * len(item.objects)  # box and first click: nothing to correct
+    assert len(predictor.asked) == 4 * len(item.objects)  # first click, two boxes, a mask: nothing to correct
+    assert summary["noc90"] == 1.0
+    assert 0.4 < float(str(summary["coarse"])) < 1.0
 
 
 def test_who_knows_nothing_scores_zero_everywhere() -> None:
     summary = evaluate(KnowsNothing(), [label_image()]).as_dict()
     assert {summary[m] for m in (*MEASURES, "boundary_iou")} == {0.0}
+    assert summary["noc80"] == 10.0  # not even after nine
 
 
 def test_more_clicks_count_as_more() -> None:
@@ -135,7 +159,10 @@ def test_more_clicks_count_as_more() -> None:
     summary = result.as_dict()
     for clicks in range(1, 6):
         assert summary[f"click{clicks}"] == pytest.approx(clicks / 6, abs=0.01)
-    assert summary["box"] == summary["best_of_3"] == 1.0
+    assert summary["click6"] == summary["click9"] == summary["box"] == summary["best_of_3"] == 1.0
+    assert summary["noc80"] == 5.0
+    assert summary["noc90"] == 6.0
+    assert summary["harmed"] == 0.0
     assert all(list(o.clicks) == sorted(o.clicks) for o in result.objects)
 
 
@@ -145,14 +172,18 @@ def test_the_protocol_of_prompts() -> None:
     labels[8:28, 10:30] = 1
     evaluate(predictor, [annotate("one", labels.astype(np.uint8), labels, modality="x")])
     truth = labels == 1
-    (boxed, boxed_multi), (first, first_multi), *later = predictor.asked
+    (first, first_multi), *later, (boxed, boxed_multi), (noisy, _), (drawn, _) = predictor.asked
     assert boxed.box == box_of(truth)
     assert boxed.points is None
+    assert noisy.box is not None
+    assert noisy.box != boxed.box
+    assert drawn.mask is not None
+    assert drawn.mask.dtype == np.bool_
     assert (boxed_multi, first_multi) == (False, True)
     assert first.points is not None
     assert first.mask is None
     assert first.points.coords.tolist() == [list(deepest_point(truth))]
-    assert len(later) == 4
+    assert len(later) == 5  # with the sixth click, everything is found
     guess = predictor.answer(truth, first, multimask=True)[0]
     for turn, (prompt, multimask) in enumerate(later, start=2):
         assert not multimask
@@ -169,14 +200,14 @@ def test_the_protocol_of_prompts() -> None:
 def test_fine_boundaries_are_asked_for_in_every_round(fine: bool | None) -> None:
     predictor = Learns()
     evaluate(predictor, [label_image()], fine=fine)
-    assert len(predictor.fine) == 1 + 5  # boxes and five clicks
+    assert len(predictor.fine) == 9 + 1  # nine rounds of clicks, boxes and masks
     assert set(predictor.fine) == {fine}
 
 
 def test_the_result_is_plain_json_with_all_measures() -> None:
     items = [label_image("a", modality="em"), label_image("b", modality="phase", radius=4)]
     summary = json.loads(json.dumps(evaluate(Learns(), items).as_dict()))
-    assert summary.keys() >= REQUIRED
+    assert summary.keys() >= REQUIRED | {"by_size", "by_gap", "by_modality"}
     assert set(summary["by_modality"]) == {"em", "phase"}
     counts = {name: part["objects"] for name, part in summary["by_size"].items()}
     assert counts == {"under 100": len(items[1].objects), "100 to 400": len(items[0].objects)}
@@ -186,7 +217,7 @@ def test_the_result_is_plain_json_with_all_measures() -> None:
 
 
 def test_sizes_are_half_open() -> None:
-    edges = [low for low, _, _ in metrics.SIZES[1:]]
+    edges = [low for low, _, _ in results.SIZES[1:]]
     assert edges == [100, 400, 1600]
     labels = np.zeros((60, 60), dtype=np.uint32)
     labels[:10, :10], labels[20:40, 20:40] = 1, 2
@@ -206,6 +237,34 @@ def test_a_choice_of_objects_is_the_same_every_time() -> None:
         chosen.append([p.box for p, _ in predictor.asked])
     assert chosen[0] == chosen[1]
     assert len(evaluate(KnowsAll(), [item], most_objects=999).objects) == len(item.objects)
+
+
+def test_how_dense_objects_lie() -> None:
+    labels = np.zeros((64, 64), dtype=np.uint32)
+    labels[:10, :10], labels[:10, 10:20], labels[:10, 25:35], labels[50:60, 50:60] = 1, 2, 3, 4
+    item = annotate("x", labels.astype(np.uint8), labels, modality="x")
+    gaps = [o.gap for o in evaluate(KnowsAll(), [item]).objects]
+    assert gaps[:3] == [1.0, 1.0, 6.0]
+    assert gaps[3] > 10
+    by_gap = evaluate(KnowsAll(), [item]).as_dict()["by_gap"]
+    assert {name: part["objects"] for name, part in by_gap.items()} == {"touching": 2, "near": 1, "alone": 1}  # type: ignore[attr-defined]
+
+
+def test_scores_that_rank_answers() -> None:
+    assert results.rank_correlation([0.1, 0.5, 0.7], [0.2, 0.3, 0.9]) == 1.0
+    assert results.rank_correlation([0.7, 0.5, 0.1], [0.2, 0.3, 0.9]) == -1.0
+    assert results.rank_correlation([0.5, 0.5], [0.2, 0.3]) == 0.0
+    ties = results.rank_correlation([1, 1, 2, 3], [1, 2, 3, 4])
+    assert ties == pytest.approx(4.5 / np.sqrt(4.5 * 5), abs=1e-4)
+
+
+def test_harm_is_counted() -> None:
+    class Forgets(Learns):
+        def answer(self, truth: np.ndarray, prompt: Prompt, *, multimask: bool) -> np.ndarray:
+            masks = super().answer(truth, prompt, multimask=multimask)
+            return masks[:, ::-1, ::-1] if prompt.points is not None and len(prompt.points) == 2 else masks
+
+    assert evaluate(Forgets(), [label_image()], clicks=3).as_dict()["harmed"] == 0.5
 
 
 def test_parts_are_not_asked_for() -> None:

@@ -13,7 +13,7 @@ from .video_evaluation import evaluate_clips
 
 if TYPE_CHECKING:
     from napari_segany.train.loop import StepReport
-    from napari_segany.train.metrics import Evaluation
+    from napari_segany.train.results import Evaluation
 
 _INTERRUPTED = 130  # what shells call a process that Ctrl+C ended
 _MEASURES = ("objects", "click1", "click3", "click5", "box", "best_of_3", "boundary_iou", "box_boundary_iou")

@@ -32,7 +32,7 @@ from .nested_metrics import evaluate_nested, nested_scenes
 from .recipes import Recipe, recipe_of
 from .scenes import THIN_KINDS
 
-_IMAGES, _SCENES, _OBJECTS = 24, 18, 8
+_IMAGES, _SCENES, _OBJECTS, _CLICKS_MADE = 24, 18, 8, 5
 _CLIPS = 48
 _NESTED = 40
 _MEASURES = ("click1", "click3", "click5", "box", "best_of_3")
@@ -100,7 +100,8 @@ def _validator(
             assemble(card, weights, placement=place(device), where="the running training")
         )
         results = {
-            key: evaluate(predictor, items, most_objects=_OBJECTS).as_dict() for key, items in sets.items()
+            key: evaluate(predictor, items, most_objects=_OBJECTS, clicks=_CLICKS_MADE).as_dict()
+            for key, items in sets.items()
         }
         return _flat(results, is_fine=recipe.is_fine)
 
