@@ -17,7 +17,6 @@ from napari_segany.predict.everything import EverythingSegmenter, EverythingSett
 from napari_segany.predict.found import (
     LEAST_SEEN,
     class_map,
-    labels_of_masks,
     panoptic_of_masks,
     parts_of_masks,
 )
@@ -128,7 +127,7 @@ def test_a_pixel_belongs_to_the_best_and_names_go_along() -> None:
 
 def test_what_is_mostly_hidden_is_left_out() -> None:
     hidden = found((6, 16), (6, 16), score=0.1)
-    assert labels_of_masks([CELL, hidden], (40, 50)).max() == 1
+    assert panoptic_of_masks([CELL, hidden], (40, 50)).labels.max() == 1
 
 
 def test_a_part_hides_its_whole_in_a_map_of_classes() -> None:
@@ -158,7 +157,7 @@ def test_parts_know_the_smallest_object_that_holds_them() -> None:
 @settings(deadline=None, max_examples=40)
 def test_labels_never_overlap_and_keep_at_least_half(boxes: list[tuple[int, int, int, int, float]]) -> None:
     masks = [found((r, r + h), (c, c + w), score=score) for r, h, c, w, score in boxes]
-    labels = labels_of_masks(masks, (40, 50))
+    labels = panoptic_of_masks(masks, (40, 50)).labels
     assert labels.max() <= len(masks)
     union = np.any([m.mask for m in masks], axis=0) if masks else np.zeros((40, 50), dtype=bool)
     assert not labels[~union].any()

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from napari_segany.train.curve import COLOURS, HEIGHT, MARGIN, WIDTH, draw_curve
+from napari_segany.train.charts import HEIGHT, MARGIN, WIDTH, line_chart
+from napari_segany.train.curve import COLOURS, draw_curve
 
 
 def row(step: int, loss: float, **metrics: float) -> dict[str, object]:
@@ -64,3 +65,19 @@ def test_losses_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     assert lines_of(drawn(tmp_path, [row(20, 0.0)]))[COLOURS["loss"]] == [
         (pytest.approx(170.4), HEIGHT - MARGIN)
     ]
+
+
+def test_a_chart_from_the_least_to_the_greatest_with_its_numbers_below() -> None:
+    picture = ElementTree.fromstring(
+        line_chart({"a <b>": [(1, 0.5), (9, 1.0)], "c": [(5, 0.0)]}, across="clicks", is_marked=True)
+    )
+    first, second = lines_of(picture).values()
+    assert first == [(MARGIN, pytest.approx(HEIGHT / 2, abs=0.1)), (WIDTH - MARGIN, MARGIN)]
+    assert second == [(WIDTH / 2, HEIGHT - MARGIN)]
+    texts = [t.text for t in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a <b> 1.000", "c 0.000", "1", "5", "9", "clicks"} <= set(texts)
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))) == 3
+
+
+def test_a_chart_of_nothing_is_a_picture() -> None:
+    assert lines_of(ElementTree.fromstring(line_chart({}, across="x"))) == {}

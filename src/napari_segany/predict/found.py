@@ -41,14 +41,6 @@ class Part:
     of: int
 
 
-def labels_of_masks(masks: Sequence[ScoredMask], shape: tuple[int, int]) -> Labels:
-    """Return masks as (H, W) labels, numbered from 1, better ones first.
-
-    A pixel belongs to the best mask on it; what keeps less than half of its pixels is left out.
-    """
-    return panoptic_of_masks(masks, shape).labels
-
-
 def class_map(masks: Sequence[ScoredMask], shape: tuple[int, int], *, classes: Sequence[str]) -> ClassMap:
     """Return what every pixel shows: of the named masks on it the smallest, as a part hides its whole."""
     index = np.zeros(shape, dtype=np.uint8)
@@ -60,7 +52,10 @@ def class_map(masks: Sequence[ScoredMask], shape: tuple[int, int], *, classes: S
 
 
 def panoptic_of_masks(masks: Sequence[ScoredMask], shape: tuple[int, int]) -> Panoptic:
-    """Return masks as `labels_of_masks` does, with their names."""
+    """Return masks as (H, W) labels with their names, numbered from 1, better ones first.
+
+    A pixel belongs to the best mask on it; what keeps less than half of its pixels is left out.
+    """
     labels = np.zeros(shape, dtype=np.uint32)
     names: dict[int, str] = {}
     scores: dict[int, float] = {}
