@@ -64,6 +64,45 @@ def test_evaluate_as_a_table(weights: Path, data: Path, capsys: pytest.CaptureFi
     assert lines[1].startswith("sam2-nano, 2 images")
 
 
+def test_evaluate_writes_a_page_with_two_models(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page"
+    words = ["evaluate", "--model", str(weights), "--report", str(page), "--parts", "scenes"]
+    few = ["--scenes", "1", "--most-objects", "1"]
+    assert main([*words, *few, "--against", str(weights), "--json"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["model"] == both["against"]
+    assert both["model"]["parts"]["scenes"]["result"]["objects"] == 1
+    assert len(list(page.glob("**/*.png"))) == 6
+    assert main([*words, *few]) == 0  # known already
+    printed = capsys.readouterr().out.split()
+    assert Path(printed[1]).read_text().startswith("<!doctype html>")
+    assert json.loads(Path(printed[3]).read_text()) == both["model"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--parts", "scenes"], "--report"),
+        (["--report", "x", "--parts", "sound"], "sound"),
+        (["--report", "x", "--parts", "images"], "labels/"),
+        (["--report", "x", "--video"], "--parts"),
+    ],
+)
+def test_parts_that_cannot_be_measured(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_evaluate_on_a_folder_of_another_form(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import typer
-
-if TYPE_CHECKING:
-    from napari_segany.train.nested_metrics import NestedEvaluation
 
 _MEASURES = ("nested", "single", "ordered", "named")
 
@@ -41,22 +38,13 @@ def evaluate_scenes(
         )
 
 
-def _measured(model: str, *, scenes: int, seed: int, device: str, precision: str) -> dict[str, object]:
-    """Return what a model reaches; what it finds without prompts too, if it looks for objects."""
-    from napari_segany.predict.generic import GenericSegmenter, finds_hearts
-    from napari_segany.predict.image import ImagePredictor
+def _measured(model: str, *, scenes: int, seed: int, device: str, precision: str) -> dict[str, Any]:
+    """Return what a model reaches."""
     from napari_segany.predict.loading import load_model
-    from napari_segany.train.nested_metrics import evaluate_found, evaluate_nested, nested_scenes
+    from napari_segany.train.assessment import nested_result
 
     loaded = load_model(model, device=device, precision=precision)
-    measured: NestedEvaluation = evaluate_nested(
-        ImagePredictor(loaded), nested_scenes(scenes, seed=seed), progress=_show_progress
-    )
-    result = measured.as_dict()
-    if finds_hearts(loaded):
-        segmenter = GenericSegmenter(loaded)
-        found = evaluate_found(lambda item: segmenter.masks(item.image), nested_scenes(scenes, seed=seed))
-        result["without_prompts"] = found.as_dict()
+    result = nested_result(loaded, scenes=scenes, seed=seed, progress=_show_progress)
     typer.echo(err=True)
     return result
 

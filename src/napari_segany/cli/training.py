@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .evaluation_page import Asked, write_page
 from .nested_evaluation import evaluate_scenes
 from .video_evaluation import evaluate_clips
 
@@ -91,13 +92,27 @@ def evaluate(
         bool, typer.Option("--nested", help="Click on objects within objects, in procedural scenes, instead.")
     ] = False,
     model: Annotated[str, typer.Option(help="A name from `segany models`, or a weights file.")] = "sam2-nano",
-    scenes: Annotated[int, typer.Option(min=1, help="With --nested: how many, kinds in turn.")] = 104,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write a page to: everything that the model can do, with pictures. Goes on where it stopped."
+        ),
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            help="With --report: only some of images, scenes, thin, nested, finding, video, real; comma-separated."
+        ),
+    ] = None,
+    scenes: Annotated[
+        int | None, typer.Option(min=1, help="With --nested (104) or --report: how many, kinds in turn.")
+    ] = None,
     clips: Annotated[
-        int, typer.Option(min=1, help="With --video: how many, movies and stacks by turns.")
+        int, typer.Option(min=1, help="With --video or --report: how many, movies and stacks by turns.")
     ] = 40,
-    seed: Annotated[int, typer.Option(min=0, help="With --video or --nested: of the first.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="With --video, --nested or --report: of the first.")] = 0,
     corrections: Annotated[
-        int, typer.Option(min=0, help="With --video: how often each object is corrected.")
+        int, typer.Option(min=0, help="With --video or --report: how often each object is corrected.")
     ] = 3,
     clicks: Annotated[
         int, typer.Option(min=1, help="With --video: the most clicks of one correction, all on one frame.")
@@ -120,13 +135,28 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Measure a model: clicks and boxes, following with --video, or all that a click lies in with --nested."""
+    """Measure a model: clicks and boxes, following with --video, what a click lies in with --nested; or all of it."""
+    if report is not None:
+        if video or nested:
+            raise typer.BadParameter("--report measures all parts; choose some of them with --parts")
+        write_page(
+            model,
+            report,
+            asked=Asked(parts, data, scenes, clips, most_objects, corrections, seed),
+            against=against,
+            as_json=as_json,
+            device=device,
+            precision=precision,
+        )
+        return
+    if parts is not None:
+        raise typer.BadParameter("--parts goes with --report")
     if nested:
         if data is not None or video:
             raise typer.BadParameter("--nested renders its own scenes; leave --data and --video out")
         evaluate_scenes(
             model,
-            scenes=scenes,
+            scenes=104 if scenes is None else scenes,
             seed=seed,
             against=against,
             as_json=as_json,

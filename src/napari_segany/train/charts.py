@@ -9,6 +9,8 @@ WIDTH, HEIGHT, MARGIN = 720, 300, 44
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#666666")
 """Okabe and Ito's, which everyone can tell apart; a chart with more lines begins anew."""
 
+_LETTER = 7  # pixels, about
+
 Series = Mapping[str, Sequence[tuple[float, float]]]
 """Points (x, y) by the name of the line."""
 
@@ -44,14 +46,13 @@ def line_chart(
     if is_marked:
         parts += [_tick((x - low) / span, f"{x:g}") for x in xs]
     for place, (name, points) in enumerate(series.items()):
-        colour = (colours or {}).get(name, COLOURS[place % len(COLOURS)])
+        colour = _colour(name, place, colours or {})
         at = [_place((x - low) / span, y) for x, y in points]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         if is_marked:
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.6" fill="{colour}"/>' for a, b in at]
-        value = (shown or {}).get(name, points[-1][1] if points else 0.0)
-        parts.append(_legend(f"{name} {value:.3f}", place, colour))
+    parts += _legend(series, colours or {}, shown or {})
     return _page(parts)
 
 
@@ -60,15 +61,31 @@ def _place(x: float, y: float) -> tuple[float, float]:
     return MARGIN + x * (WIDTH - 2 * MARGIN), HEIGHT - MARGIN - y * (HEIGHT - 2 * MARGIN)
 
 
-def _legend(text: str, index: int, colour: str) -> str:
-    """Return a line's name and a number, five beside each other."""
-    row, column = divmod(index, 5)
-    return f'<text x="{MARGIN + 132 * column}" y="{16 + 16 * row}" fill="{colour}">{escape(text)}</text>'
+def _colour(name: str, place: int, colours: Mapping[str, str]) -> str:
+    """Return the colour of the line at a place."""
+    return colours.get(name, COLOURS[place % len(COLOURS)])
+
+
+def _legend(series: Series, colours: Mapping[str, str], shown: Mapping[str, float]) -> list[str]:
+    """Return each line's name and a number, beside each other while there is room."""
+    parts = []
+    x, y = MARGIN, 14
+    for place, (name, points) in enumerate(series.items()):
+        value = shown.get(name, points[-1][1] if points else 0.0)
+        text = f"{name} {value:.3f}"
+        width = _LETTER * len(text) + 18
+        if x > MARGIN and x + width > WIDTH:
+            x, y = MARGIN, y + 15
+        parts.append(f'<text x="{x}" y="{y}" fill="{_colour(name, place, colours)}">{escape(text)}</text>')
+        x += width
+    return parts
 
 
 def _tick(x: float, text: str) -> str:
     """Return a number below the axis."""
-    return f'<text x="{_place(x, 0)[0]:.1f}" y="{HEIGHT - 26}" text-anchor="middle" fill="#444444">{text}</text>'
+    return (
+        f'<text x="{_place(x, 0)[0]:.1f}" y="{HEIGHT - 26}" text-anchor="middle" fill="#444444">{text}</text>'
+    )
 
 
 def _grid(across: str) -> list[str]:
@@ -86,6 +103,6 @@ def _grid(across: str) -> list[str]:
 
 def _page(parts: list[str]) -> str:
     """Return the whole SVG."""
-    size = f'width="{WIDTH}" height="{HEIGHT}"'
+    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     return "\n".join([head, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>', *parts, "</svg>\n"])

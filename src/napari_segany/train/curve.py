@@ -35,4 +35,6 @@ def draw_curve(history: Path, picture: Path) -> None:
             if name in COLOURS:
                 series.setdefault(name, []).append((row["step"], value))
     last = {"loss": rows[-1]["loss"]}
-    picture.write_text(line_chart(series, across=f"{steps} steps", ends=(0, steps), colours=COLOURS, shown=last))
+    picture.write_text(
+        line_chart(series, across=f"{steps} steps", ends=(0, steps), colours=COLOURS, shown=last)
+    )

@@ -1,8 +1,8 @@
 """How well objects are found without prompts, as flat labels, whatever their names.
 
 Segmentation accuracy at an IoU of t is TP / (TP + FP + FN), where a true object counts as found if an object overlaps
-it by t or more (Caicedo et al. 2019, who call it average precision; Archit et al. 2025 call its mean over t = 0.5, 0.55,
-… 0.95 mSA). It is the mean over images.
+it by t or more (Caicedo et al. 2019, who call it average precision; Archit et al. 2025 call its mean over t = 0.5,
+0.55, … 0.95 mSA). It is the mean over images.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from napari_segany.core.errors import DataError
 from napari_segany.core.masks import box_of
 from napari_segany.core.types import (
     BoolMask,
+    Box,
     FeaturesLike,
     ImagePredictorLike,
     Labels,
@@ -153,7 +154,9 @@ def _evaluate_image(
 def _other_prompts(truth: BoolMask, name: str) -> tuple[Prompt, Prompt, Prompt]:
     """Return an object's box, its box by a hurried hand, and a mask by one: the same whenever it is measured."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    return Prompt(box=box_of(truth)), Prompt(box=noisy_box(truth, rng)), Prompt(mask=coarse_mask(truth, rng))
+    loose, (height, width) = noisy_box(truth, rng), truth.shape
+    inside = Box(max(0, loose.row0), max(0, loose.col0), min(height, loose.row1), min(width, loose.col1))
+    return Prompt(box=box_of(truth)), Prompt(box=inside), Prompt(mask=coarse_mask(truth, rng))
 
 
 def _gap(thing: Annotation, labels: Labels) -> float:
