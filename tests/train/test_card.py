@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from napari_segany.models.weights import write_packed
-from napari_segany.train.card import CARDS, write_card
+from napari_segany.train.card import CARDS, write_card, write_card_of
 from napari_segany.train.recipes import recipe_of
 from napari_segany.train.video_results import Followed, VideoEvaluation
 
 NUMBERS = {
     "objects": 7, "click1": 0.5, "click3": 0.625, "click5": 0.75, "box": 0.875, "best_of_3": 0.5, "boundary_iou": 0.25,
-    "box_boundary_iou": 0.375,
+    "box_boundary_iou": 0.375, "noc90": 4.5, "noisy_box": 0.8125, "refined": 0.6875, "score_rank": 0.75,
+    "harmed": 0.0625,
 }  # fmt: skip
 
 
@@ -48,6 +49,7 @@ def test_a_card_says_how_weights_came_about_and_what_they_reach(tmp_path: Path, 
         "images": 3,
         "by_modality": {"fluorescence": NUMBERS},
         "by_size": {"under 100": NUMBERS},
+        "by_gap": {"touching": NUMBERS},
     }
     card = tmp_path / "some.md"
     write_card(
@@ -59,7 +61,10 @@ def test_a_card_says_how_weights_came_about_and_what_they_reach(tmp_path: Path, 
     assert "averaged weights of step 90" in text
     assert "clips of 8 windows of 128 pixels or 5 windows of 224 pixels" in text
     assert "crops of 192 pixels" in text
-    assert "| under 100 pixels | 7 | 0.500 | 0.625 | 0.750 | 0.875 |" in text
+    assert "| under 100 pixels | 7 | 0.500 | 0.625 | 0.750 | 4.500 | 0.875 | 0.812 | 0.688 |" in text
+    assert "| touching | 7 | 0.500 |" in text
+    assert "rank the answers at 0.75" in text
+    assert "is 0.0 points above" in text
     assert "--clips 2 --corrections 1 --clicks 3`, 8 frames" in text
     assert "| one click | 2 | 0.375 |  | 1.000 |  |" in text
     assert "| 1 correction | 2 |  | 0.625 | 1.000 |  |" in text
@@ -109,3 +114,27 @@ def test_a_card_of_six_levels_tells_what_clicks_lie_in(tmp_path: Path, weights: 
     assert "| em | 0.750 | 0.875 | 0.625 | 0.375 |" in text
     assert "1: 0.500, 3: 0.250" in text
     assert "average precision at half IoU 0.500" in text
+
+
+def test_a_card_is_written_from_an_evaluation(tmp_path: Path, weights: Path) -> None:
+    result = {**NUMBERS, "images": 3, "by_modality": {}, "by_size": {}, "by_gap": {}}
+    nested = {
+        "model": "sam2-nano",
+        "nested": 0.625,
+        "single": 0.5,
+        "named": 0.0,
+        "scenes": 2,
+        "clicks": 9,
+        "by_kind": {},
+        "by_level": {"2": 0.5},
+    }
+    parts = {"scenes": result, "nested": nested, "video": {"left_out": "it follows nothing"}, "real": {}}
+    whole = {"model": "sam2-nano", "parts": {name: {"result": part} for name, part in parts.items()}}
+    card = tmp_path / "some.md"
+    assert write_card_of(card, str(weights), whole=whole)
+    text = card.read_text()
+    assert "## Fresh scenes\n" in text
+    assert "Validation nuclei" not in text
+    assert "Following objects" not in text
+    assert "| all | 0.625 | 0.500 |  |" in text
+    assert not write_card_of(card, str(weights), whole={**whole, "model": "sam2_tiny"})

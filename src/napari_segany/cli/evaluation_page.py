@@ -51,6 +51,7 @@ def write_page(
     """Measure one model or two, write numbers, pictures and the page, and say where it is."""
     from napari_segany.predict.loading import load_model
     from napari_segany.train.assessment import RESULT, assess
+    from napari_segany.train.card import write_card_of
     from napari_segany.train.report import write_report
 
     scope = asked.scope()
@@ -60,11 +61,16 @@ def write_page(
         wholes.append((at, assess(loaded, folder / at, scope, progress=_show_progress)))
     typer.echo(err=True)
     page = write_report(folder, wholes)
+    card = folder / "card.md"
+    other = wholes[1][1] if against is not None else None
+    has_card = write_card_of(card, model, whole=wholes[0][1], other=other)
     if as_json:
-        both = {"model": wholes[0][1], "against": wholes[1][1]} if against is not None else wholes[0][1]
+        both = wholes[0][1] if other is None else {"model": wholes[0][1], "against": other}
         typer.echo(json.dumps(both))
         return
     typer.echo(f"page:    {page.resolve()}\nnumbers: {(folder / RESULT).resolve()}")
+    if has_card:
+        typer.echo(f"card:    {card.resolve()}")
 
 
 def _show_progress(part: str, done: int, name: str) -> None:

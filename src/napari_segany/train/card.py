@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_segany.models.weights import read_metadata, read_weights, sha256_of
+from napari_segany.models.registry import spec_of
+from napari_segany.models.weights import find_weights, read_metadata, read_weights, sha256_of
 
-_MEASURES = ("click1", "click3", "click5", "box", "best_of_3", "boundary_iou", "box_boundary_iou")
+_MEASURES = (
+    "click1", "click3", "click5", "noc90", "box", "noisy_box", "refined", "best_of_3", "boundary_iou",
+    "box_boundary_iou",
+)  # fmt: skip
+_HEADINGS = {
+    "images": "Validation nuclei",
+    "scenes": "Fresh scenes",
+    "thin": "Fresh scenes with thin structures",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,36 @@ SEMANTIC_NANO = CardText(
 CARDS = {text.title: text for text in (SAM2_NANO, SAM2_HQ_NANO, SEMANTIC_NANO)}
 
 
+def write_card_of(
+    path: Path, model: str, *, whole: Mapping[str, Any], other: Mapping[str, Any] | None = None
+) -> bool:
+    """Write the card of a model that a recipe made, and return whether there was one to write.
+
+    Parameters
+    ----------
+    model
+        A name, or a weights file.
+    whole, other
+        Its evaluation, from `assess`, and that of another model to stand beside it.
+    """
+    name = str(whole["model"])
+    weights = Path(model) if Path(model).is_file() else find_weights(spec_of(model))
+    if name not in CARDS or "recipe" not in read_metadata(weights):
+        return False
+    results = {part: each["result"] for part, each in whole["parts"].items()}
+    beside = {} if other is None else {part: each["result"] for part, each in other["parts"].items()}
+    following = results.get("video")
+    write_card(
+        path,
+        weights=weights,
+        text=CARDS[name],
+        evaluations={heading: results[part] for part, heading in _HEADINGS.items() if part in results},
+        following=None if following is None or "left_out" in following else following,
+        nested={"model": results["nested"], "against": beside.get("nested")} if "nested" in results else None,
+    )
+    return True
+
+
 def write_card(
     path: Path,
     *,
@@ -117,7 +157,7 @@ def write_card(
     following
         Result of `VideoEvaluation.as_dict`, if the model follows objects.
     nested
-        What `segany evaluate --nested --against` prints as JSON, if the model has six levels.
+        What `segany evaluate --nested --against` prints as JSON; "against" may be None.
     """
     lines = [f"# {text.title}", "", text.summary, "", *_facts(weights, text), "", *_PROTOCOL, ""]
     for heading, result in evaluations.items():
@@ -132,8 +172,10 @@ def write_card(
 
 _PROTOCOL = (
     "Mean IoU over objects. `clickN`: after N clicks, the first on the object's deepest point, each further one on the",
-    "deepest point of the larger error; `box`: its exact box; `best_of_3`: the best of the first click's three masks;",
-    "`boundary_iou`: rims two pixels wide after one click; `box_boundary_iou`: with the box.",
+    "deepest point of the larger error; `noc90`: clicks until 0.9, 10 where nine did not do; `box`: its exact box;",
+    "`noisy_box`: one whose ends are a tenth of a side off; `refined`: of a mask that a hurried hand drew;",
+    "`best_of_3`: the best of the first click's masks; `boundary_iou`: rims two pixels wide after one click;",
+    "`box_boundary_iou`: with the box.",
 )
 
 
@@ -184,9 +226,9 @@ def _cut(plan: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, object]) -> list[str]:
-    """Return a Markdown table: all objects, then by modality, then by size in pixels."""
+    """Return a Markdown table: all objects, then by modality, by size in pixels, and by how far the next one is."""
     rows: dict[str, dict[str, object]] = {f"all ({result['images']} images)": result}
-    for group in ("by_modality", "by_size"):
+    for group in ("by_modality", "by_size", "by_gap"):
         part = result[group]
         assert isinstance(part, dict)
         suffix = " pixels" if group == "by_size" else ""
@@ -196,7 +238,14 @@ def _table(result: dict[str, object]) -> list[str]:
     for name, values in rows.items():
         cells = " | ".join(f"{float(str(values[m])):.3f}" for m in _MEASURES)
         lines.append(f"| {name} | {values['objects']} | {cells} |")
-    return lines
+    numbers = {key: float(str(result[key])) for key in ("score_rank", "best_of_3", "click1", "harmed")}
+    return [
+        *lines,
+        "",
+        f"Predicted IoUs rank the answers at {numbers['score_rank']:.2f}; the best of them is "
+        f"{100 * (numbers['best_of_3'] - numbers['click1']):.1f} points above the one that comes first. Of further "
+        f"clicks {100 * numbers['harmed']:.0f} % made a mask worse.",
+    ]
 
 
 def _followed(result: dict[str, Any]) -> list[str]:
@@ -228,31 +277,30 @@ def _row(name: str, values: dict[str, Any], ious: tuple[float | None, float | No
 
 
 def _nested(result: dict[str, Any]) -> list[str]:
-    """Return the protocol of nested masks in words, and tables: beside another model, by kind, by level."""
+    """Return the protocol of nested masks in words, and a table, by kind, beside another model if there is one."""
     own, other = result["model"], result["against"]
+    against = "" if other is None else f" --against {other['model']}"
     lines = [
-        f"`segany evaluate --nested --model {own['model']} --scenes {own['scenes']} --against {other['model']}`: "
-        f"{own['clicks']} clicks on fresh",
-        "procedural scenes; `nested`: mean over clicks with two true masks or more, of each true mask's best IoU;",
-        "`single`: the other clicks; `named`: share of found masks that were named rightly.",
+        f"`segany evaluate --nested --model {own['model']} --scenes {own['scenes']}{against}`: {own['clicks']} clicks",
+        "on fresh procedural scenes; `nested`: mean over clicks with two true masks or more, of each true mask's best",
+        "IoU; `single`: the other clicks; `named`: share of found masks that were named rightly.",
         "",
-        "| | nested | single | named | nested of the other |",
-        "|---|---|---|---|---|",
+        "| | nested | single | named |" + ("" if other is None else " nested of the other |"),
+        "|---|---|---|---|" + ("" if other is None else "---|"),
     ]
-    rows = {"all": (own, other)} | {
-        kind: (own["by_kind"][kind], other["by_kind"][kind]) for kind in own["by_kind"]
-    }
-    for name, (one, two) in rows.items():
-        cells = [one["nested"], one["single"], one["named"], two["nested"]]
+    for name, one in {"all": own, **own["by_kind"]}.items():
+        cells = [one["nested"], one["single"], one["named"]]
+        if other is not None:
+            cells.append((other if name == "all" else other["by_kind"][name])["nested"])
         lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" if value else "" for value in cells) + " |")
     levels = ", ".join(f"{level}: {iou:.3f}" for level, iou in own["by_level"].items())
-    found = own["without_prompts"]
-    return [
-        *lines,
-        "",
-        f"Best IoU by the level of the true mask, 1 (finest) to 6: {levels}.",
-        "",
-        f"Without prompts, {found['truths']} objects and parts: average precision at half IoU {found['ap50']:.3f}",
-        f"(objects {found['ap50_objects']:.3f}, parts {found['ap50_parts']:.3f}); of those that were found, "
-        f"{found['named']:.3f} were named rightly.",
-    ]
+    lines += ["", f"Best IoU by the level of the true mask, 1 (finest) to 6: {levels}."]
+    found = own.get("without_prompts")
+    if found is not None:
+        lines += [
+            "",
+            f"Without prompts, {found['truths']} objects and parts: average precision at half IoU {found['ap50']:.3f}",
+            f"(objects {found['ap50_objects']:.3f}, parts {found['ap50_parts']:.3f}); of those that were found, "
+            f"{found['named']:.3f} were named rightly.",
+        ]
+    return lines
