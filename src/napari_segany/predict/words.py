@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from napari_segany.core.errors import CapabilityError, PromptError
@@ -15,22 +16,28 @@ from napari_segany.models.semantic_sam import SemanticSam
 
 from .loading import Model
 
-LEAST_CHANCE = 0.3
+LEAST_CHANCE = 0.15
 """Names that fit less well than this are not given."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """Class names and their (K, P) vectors."""
+    """Class names, their (K, P) vectors, and (2, K) whether each may name an object, and a part of one.
+
+    A model is asked for words only as what it was taught they are: a lumen is a part and never an object.
+    """
 
     classes: tuple[str, ...]
     vectors: Tensor
+    fits: Tensor
 
     @torch.inference_mode()
     def chances(self, network: SemanticSam, states: Tensor) -> Tensor:
         """Return the (2, ..., K) chance, 0 to 1, that (..., C) states are an object, or a part, of each name."""
         answers = network.word_logits(states, self.vectors.to(states.device))
-        return torch.stack([logits.float().softmax(dim=-1)[..., :-1] for logits in answers])
+        never = ~F.pad(self.fits, (0, 1), value=True).to(states.device)  # the last is for none of the words
+        logits = [each.float().masked_fill(no, -torch.inf) for each, no in zip(answers, never, strict=True)]
+        return torch.stack([each.softmax(dim=-1)[..., :-1] for each in logits])
 
     def names(self, network: SemanticSam, output: MaskOutput) -> tuple[str, ...]:
         """Return the name of each of the M masks of one prompt, "" where none fits."""
@@ -75,7 +82,12 @@ def words_of(model: Model, classes: Sequence[str] | None) -> Words | None:
             RuntimeWarning,
             stacklevel=3,
         )
-    return Words(given, network.text_encoder(given))
+    vocabulary = network.config.vocabulary
+    fits = [
+        [name.lower() in words or name.lower() not in known for name in given]
+        for words in (vocabulary.objects, vocabulary.parts)
+    ]
+    return Words(given, network.text_encoder(given), torch.tensor(fits))
 
 
 def without_words(name: str) -> CapabilityError:

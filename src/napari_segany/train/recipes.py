@@ -140,8 +140,9 @@ SAM2_NANO_MEMORY = Recipe(
 
 _NESTED_KINDS = (
     *KINDS,
-    *("composite", "phase", "em", "histology", "brightfield", "membrane"),  # what nests, twice
-    *("composite", "cilia", "neurites", "vessels"),
+    *(3 * ("composite", "phase", "em", "histology", "brightfield", "membrane")),  # what nests
+    *(2 * ("fluorescence", "spots")),
+    *("cilia", "neurites", "vessels"),
 )
 
 SEMANTIC_NANO = Recipe(
@@ -152,22 +153,31 @@ SEMANTIC_NANO = Recipe(
             NestedPlan(side=192, objects=8),
             batch=8,
             rate=8e-4,
-            last_rate=4e-4,
+            last_rate=6e-4,
             scene_share=0.85,
             kinds=_NESTED_KINDS,
         ),
         Stage(
-            1200,
-            NestedPlan(side=320, objects=12, zoom=(0.6, 1.7), seen=28),
-            batch=3,
-            rate=4e-4,
-            last_rate=0.0,
+            3000,
+            NestedPlan(side=256, objects=10, zoom=(0.35, 2.2), seen=28),
+            batch=5,
+            rate=6e-4,
+            last_rate=3e-4,
             scene_share=0.85,
+            kinds=_NESTED_KINDS,
+        ),
+        Stage(
+            1100,
+            NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
+            batch=2,
+            rate=3e-4,
+            last_rate=0.0,
+            scene_share=0.9,
             kinds=_NESTED_KINDS,
         ),
     ),
     trunk_of="sam2-nano",
-    trunk_share=0.3,
+    trunk_share=0.5,
     clip=5.0,
 )
 

@@ -27,7 +27,7 @@ from .votes import vote_loss
 FOCAL_WEIGHT = 10.0
 BOX_WEIGHT = 0.5
 IOU_WEIGHT = 0.5
-WORD_WEIGHT = 0.3
+WORD_WEIGHT = 0.5
 EARLY_WEIGHT = 0.4
 """Of the masks behind the middle layer."""
 SEED_WEIGHT = 0.3
