@@ -89,7 +89,8 @@ SEMANTIC_NANO = CardText(
         "Procedural scenes (`segany scenes`) with everything that lies in everything else, named, rendered while "
         "training, and the training part of the same 549 images as `sam2-nano`, whose objects are called nuclei."
     ),
-    hardware="two CPU cores with bfloat16 instructions, shared with other work",
+    hardware="one to two CPU cores without bfloat16 instructions, on top of the 1.6 hours of two earlier runs "
+    "(docs/develop/training.md)",
     limits=(
         "It was taught the names of what the scenes show and that real nuclei are nuclei: names of other real things "
         "are guesses, and other words than its own go by their letters.",

@@ -216,7 +216,12 @@ def iou_of(a: BoolMask, b: BoolMask) -> float:
 
 
 def boundary_iou(guess: BoolMask, truth: BoolMask, *, distance: int = BOUNDARY) -> float:
-    """Return the IoU of the inner rims of two (H, W) masks, `distance` pixels wide."""
+    """Return the IoU of the inner rims of two (H, W) masks, `distance` pixels wide; the image's edge is an outline."""
+    either = guess | truth
+    if not either.any():
+        return 0.0
+    box = box_of(either)
+    inside = (slice(int(box.row0), int(box.row1)), slice(int(box.col0), int(box.col1)))
     ball = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), distance)
-    rims = [m & ~ndimage.binary_erosion(m, ball) for m in (guess, truth)]
+    rims = [m & ~ndimage.binary_erosion(m, ball) for m in (guess[inside], truth[inside])]
     return iou_of(rims[0], rims[1])
