@@ -15,7 +15,7 @@ if not _HAS_DISPLAY:
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 _scratch = tempfile.TemporaryDirectory(prefix="segany-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_scratch.name) / "settings.yaml")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 def _canvas_can_draw() -> bool:
@@ -23,8 +23,12 @@ def _canvas_can_draw() -> bool:
     return _HAS_DISPLAY and os.environ.get("QT_QPA_PLATFORM", "") not in {"offscreen", "minimal"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, visibly, what needs a canvas where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, visibly, what needs a canvas where there is none; keep files together where processes share the work."""
+    if hasattr(config, "workerinput"):  # of pytest-xdist; one process alone has the display
+        for item in items:
+            group = "canvas" if item.get_closest_marker("canvas") else item.path.name
+            item.add_marker(pytest.mark.xdist_group(group))
     if _canvas_can_draw():
         return
     reason = "no display: needs a real OpenGL canvas; run `make test`, which gives one"
