@@ -49,9 +49,9 @@ class GenericSettings:
         Of two objects, or two parts, with more IoU than this, the one with the better score stays.
     """
 
-    least_heart: float = 0.15
+    least_heart: float = 0.25
     most: int = 300
-    least_score: float = 0.4
+    least_score: float = 0.2
     overlap: float = 0.6
 
     def __post_init__(self) -> None:
