@@ -128,7 +128,14 @@ def test_a_card_is_written_from_an_evaluation(tmp_path: Path, weights: Path) -> 
         "by_kind": {},
         "by_level": {"2": 0.5},
     }
-    parts = {"scenes": result, "nested": nested, "video": {"left_out": "it follows nothing"}, "real": {}}
+    found = {"images": 4, "objects": 9, "found": 8, "msa": 0.25, "ap50": 0.5, "ap75": 0.375}
+    parts = {
+        "scenes": result,
+        "nested": nested,
+        "video": {"left_out": "it follows nothing"},
+        "finding": {**found, "by_modality": {"em": found}},
+        "real": {},
+    }
     whole = {"model": "sam2-nano", "parts": {name: {"result": part} for name, part in parts.items()}}
     card = tmp_path / "some.md"
     assert write_card_of(card, str(weights), whole=whole)
@@ -137,4 +144,5 @@ def test_a_card_is_written_from_an_evaluation(tmp_path: Path, weights: Path) -> 
     assert "Validation nuclei" not in text
     assert "Following objects" not in text
     assert "| all | 0.625 | 0.500 |  |" in text
+    assert "| all (4 images) | 9 | 8 | 0.250 | 0.500 | 0.375 |" in text
     assert not write_card_of(card, str(weights), whole={**whole, "model": "sam2_tiny"})

@@ -124,7 +124,7 @@ def write_card_of(
         return False
     results = {part: each["result"] for part, each in whole["parts"].items()}
     beside = {} if other is None else {part: each["result"] for part, each in other["parts"].items()}
-    following = results.get("video")
+    following, finding = results.get("video"), results.get("finding")
     write_card(
         path,
         weights=weights,
@@ -132,6 +132,7 @@ def write_card_of(
         evaluations={heading: results[part] for part, heading in _HEADINGS.items() if part in results},
         following=None if following is None or "left_out" in following else following,
         nested={"model": results["nested"], "against": beside.get("nested")} if "nested" in results else None,
+        finding=None if finding is None or "left_out" in finding else finding,
     )
     return True
 
@@ -144,6 +145,7 @@ def write_card(
     evaluations: dict[str, dict[str, object]],
     following: dict[str, Any] | None = None,
     nested: dict[str, Any] | None = None,
+    finding: dict[str, Any] | None = None,
 ) -> None:
     """Write a card in Markdown.
 
@@ -159,6 +161,8 @@ def write_card(
         Result of `VideoEvaluation.as_dict`, if the model follows objects.
     nested
         What `segany evaluate --nested --against` prints as JSON; "against" may be None.
+    finding
+        Result of `FindingEvaluation.as_dict`, if the model finds objects without prompts.
     """
     lines = [f"# {text.title}", "", text.summary, "", *_facts(weights, text), "", *_PROTOCOL, ""]
     for heading, result in evaluations.items():
@@ -167,6 +171,8 @@ def write_card(
         lines += ["## Following objects through procedural movies and stacks", "", *_followed(following), ""]
     if nested is not None:
         lines += ["## Everything that a click lies in", "", *_nested(nested), ""]
+    if finding is not None:
+        lines += ["## Every object of an image, without prompts", "", *_found(finding), ""]
     lines += ["## Limits", "", *(f"- {limit}" for limit in text.limits), ""]
     path.write_text("\n".join(lines))
 
@@ -247,6 +253,22 @@ def _table(result: dict[str, object]) -> list[str]:
         f"{100 * (numbers['best_of_3'] - numbers['click1']):.1f} points above the one that comes first. Of further "
         f"clicks {100 * numbers['harmed']:.0f} % made a mask worse.",
     ]
+
+
+def _found(result: dict[str, Any]) -> list[str]:
+    """Return the protocol of finding in words, and a Markdown table, by modality."""
+    rows = {f"all ({result['images']} images)": result} | result["by_modality"]
+    lines = [
+        "Segmentation accuracy TP / (TP + FP + FN) of flat labels, mean over images: over IoUs of 0.5 to 0.95 (`msa`),",
+        "at 0.5 and at 0.75.",
+        "",
+        "| | objects | found | msa | ap50 | ap75 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, values in rows.items():
+        cells = " | ".join(f"{values[m]:.3f}" for m in ("msa", "ap50", "ap75"))
+        lines.append(f"| {name} | {values['objects']} | {values['found']} | {cells} |")
+    return lines
 
 
 def _followed(result: dict[str, Any]) -> list[str]:
