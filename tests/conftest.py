@@ -15,7 +15,7 @@ if not _HAS_DISPLAY:
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 _scratch = tempfile.TemporaryDirectory(prefix="segany-tests-")
 os.environ["NAPARI_CONFIG"] = str(Path(_scratch.name) / "settings.yaml")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each would stand in each other's way
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes share two cores
 
 
 def _canvas_can_draw() -> bool:
