@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -136,33 +136,20 @@ def evaluate(
     precision: Annotated[str, typer.Option(help="auto, reproducible, bfloat16 or float16.")] = "auto",
 ) -> None:
     """Measure a model: clicks and boxes, following with --video, what a click lies in with --nested; or all of it."""
+    common: dict[str, Any] = {"as_json": as_json, "device": device, "precision": precision}
     if report is not None:
         if video or nested:
             raise typer.BadParameter("--report measures all parts; choose some of them with --parts")
-        write_page(
-            model,
-            report,
-            asked=Asked(parts, data, scenes, clips, most_objects, corrections, seed),
-            against=against,
-            as_json=as_json,
-            device=device,
-            precision=precision,
-        )
+        asked = Asked(parts, data, scenes, clips, most_objects, corrections, seed)
+        write_page(model, report, asked=asked, against=against, **common)
         return
     if parts is not None:
         raise typer.BadParameter("--parts goes with --report")
     if nested:
         if data is not None or video:
             raise typer.BadParameter("--nested renders its own scenes; leave --data and --video out")
-        evaluate_scenes(
-            model,
-            scenes=104 if scenes is None else scenes,
-            seed=seed,
-            against=against,
-            as_json=as_json,
-            device=device,
-            precision=precision,
-        )
+        count = 104 if scenes is None else scenes
+        evaluate_scenes(model, scenes=count, seed=seed, against=against, **common)
         return
     if video:
         if data is not None or against is not None:
@@ -176,9 +163,7 @@ def evaluate(
             corrections=corrections,
             clicks=clicks,
             most_objects=most_objects,
-            as_json=as_json,
-            device=device,
-            precision=precision,
+            **common,
         )
         return
     if data is None:
@@ -192,9 +177,7 @@ def evaluate(
         most_objects=most_objects,
         against=against,
         fine=fine,
-        as_json=as_json,
-        device=device,
-        precision=precision,
+        **common,
     )
 
 
