@@ -103,6 +103,9 @@ def test_pictures_of_the_best_and_the_worst_and_a_page_that_shows_them(model: Mo
         assert f'src="other/{file}"' in page
     assert "<other>" not in page
     assert "sam2-nano was left out: " in page
+    both = write_report(tmp_path, [("", whole), ("other", {**whole, "weights": "7" * 64})]).read_text()
+    assert "<td>sam2-nano 55555555</td>" in both  # two weights of one model stand beside each other
+    assert "<td>sam2-nano 77777777</td>" in both
     numbers = re.search(r"<td>sam2-nano</td>(.*?)</tr>", page)
     assert numbers is not None
     assert f"<td>{whole['parts']['scenes']['result']['click1']:.3f}</td>" in numbers[1]

@@ -112,11 +112,11 @@ def draw_answer(
     """Return a square picture (SIDE, SIDE, 3) of a square window of the image, with outlines and the click."""
     rows, cols = window
     scale = SIDE / (rows.stop - rows.start)
-    picture = _resized(np.moveaxis(rgb[rows, cols], -1, 0), mode="bilinear").round().astype(np.uint8)
+    picture = _resized(np.moveaxis(rgb[rows, cols], -1, 0)).round().astype(np.uint8)
     picture = np.ascontiguousarray(np.moveaxis(picture, 0, -1))
     for each, colour in ((truth, TRUTH), (mask, ANSWER)):
         if each is not None:
-            large = _resized(each[None, rows, cols].astype(np.float32), mode="bilinear")[0] > 0.5
+            large = _resized(each[None, rows, cols].astype(np.float32))[0] > 0.5
             picture[find_boundaries(large, mode="inner")] = colour
     row, col = (
         int((place + 0.5 - part.start) * scale) for place, part in zip(click, (rows, cols), strict=True)
@@ -143,8 +143,8 @@ def square_at(middle: tuple[int, int], side: int, shape: tuple[int, ...]) -> tup
     return slice(row, row + side), slice(col, col + side)
 
 
-def _resized(planes: AnyArray, *, mode: str) -> NDArray[np.float32]:
+def _resized(planes: AnyArray) -> NDArray[np.float32]:
     """Return (C, h, w) planes as (C, SIDE, SIDE)."""
     source = torch.from_numpy(np.ascontiguousarray(planes)).float()[None]
-    out: NDArray[np.float32] = F.interpolate(source, size=(SIDE, SIDE), mode=mode)[0].numpy()
+    out: NDArray[np.float32] = F.interpolate(source, size=(SIDE, SIDE), mode="bilinear")[0].numpy()
     return out

@@ -62,11 +62,14 @@ def write_report(folder: Path, wholes: Sequence[tuple[str, Mapping[str, Any]]]) 
         numbers stand beside each other.
     """
     parts = list(dict.fromkeys(part for _, whole in wholes for part in whole["parts"]))
-    names = " and ".join(str(whole["model"]) for _, whole in wholes)
+    called = [str(whole["model"]) for _, whole in wholes]
+    if len(set(called)) < len(called):  # two weights of one model
+        called = [f"{name} {whole['weights'][:8]}" for name, (_, whole) in zip(called, wholes, strict=True)]
+    names = " and ".join(called)
     body = [f"<h1>{escape(names)}</h1>"]
     body += [
-        f"<p>{escape(str(whole['model']))}: weights <code>{whole['weights'][:16]}</code></p>"
-        for _, whole in wholes
+        f"<p>{escape(name)}: weights <code>{whole['weights'][:16]}</code></p>"
+        for name, (_, whole) in zip(called, wholes, strict=True)
     ]
     said: set[str] = set()
     for part in parts:
@@ -74,7 +77,11 @@ def write_report(folder: Path, wholes: Sequence[tuple[str, Mapping[str, Any]]]) 
         body.append(f"<h2>{_TITLES[part]}</h2>")
         body += [f"<p>{escape(protocol)}</p>"] if protocol not in said else []
         said.add(protocol)
-        own = [(at, str(w["model"]), w["parts"][part]) for at, w in wholes if part in w["parts"]]
+        own = [
+            (at, name, whole["parts"][part])
+            for name, (at, whole) in zip(called, wholes, strict=True)
+            if part in whole["parts"]
+        ]
         body += _section(part, own)
     page = folder / PAGE
     head = f'<!doctype html>\n<meta charset="utf-8">\n<title>{escape(names)}</title>\n<style>{_STYLE}</style>'
