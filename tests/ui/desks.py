@@ -32,27 +32,31 @@ class Hand:
 
     def click(self, row: float, col: float, *, right: bool = False, shift: bool = False) -> None:
         button, keys, point = self._button(right), self._keys(shift), self.at(row, col)
-        self.qtbot.mouseMove(self.canvas, point)
+        self._move(point, keys)
         self.qtbot.mousePress(self.canvas, button, keys, point)
         self.qtbot.mouseRelease(self.canvas, button, keys, point)
 
     def drag(self, start, end, *, shift: bool = False, steps: int = 5, during=lambda: None) -> None:
-        from qtpy.QtCore import QEvent, QPointF, Qt
-        from qtpy.QtGui import QMouseEvent
-        from qtpy.QtWidgets import QApplication
-
-        keys, left = self._keys(shift), Qt.MouseButton.LeftButton
-        self.qtbot.mouseMove(self.canvas, self.at(*start))
+        keys, left = self._keys(shift), self.qt.MouseButton.LeftButton
+        self._move(self.at(*start), keys)
         self.qtbot.mousePress(self.canvas, left, keys, self.at(*start))
         path = [self.at(*(np.array(start) + (np.array(end) - start) * t)) for t in np.linspace(0, 1, steps)]
         for point in path:
-            where = QPointF(point), QPointF(self.canvas.mapToGlobal(point))
-            QApplication.sendEvent(
-                self.canvas, QMouseEvent(QEvent.Type.MouseMove, *where, Qt.MouseButton.NoButton, left, keys)
-            )
-            self.qtbot.wait(_MOVE_MS)
+            self._move(point, keys, held=left)
             during()
         self.qtbot.mouseRelease(self.canvas, left, keys, path[-1])
+
+    def _move(self, point, keys, *, held=None) -> None:
+        """Move the mouse by an event of ours: one that the window server makes may come after the next press."""
+        from qtpy.QtCore import QEvent, QPointF
+        from qtpy.QtGui import QMouseEvent
+        from qtpy.QtWidgets import QApplication
+
+        self.qtbot.wait(_MOVE_MS)
+        none = self.qt.MouseButton.NoButton
+        where = QPointF(point), QPointF(self.canvas.mapToGlobal(point))
+        event = QMouseEvent(QEvent.Type.MouseMove, *where, none, held or none, keys)
+        QApplication.sendEvent(self.canvas, event)
 
     def key(self, name: str, *, ctrl: bool = False, shift: bool = False) -> None:
         keys = self._keys(shift) | (self.qt.KeyboardModifier.ControlModifier if ctrl else self._keys(False))

@@ -131,7 +131,6 @@ def test_polygons_drawn_with_naparis_own_tool_are_masks(desk) -> None:
     running.layers.shapes.mode = "add_polygon"
     for corner in ((20, 20), (20, 80), (60, 80), (60, 20)):
         desk.hand.click(*corner)
-        desk.settle()  # or a busy machine may put the next move before this click
     desk.hand.key("Return")  # ends the polygon
     desk.settle()
     assert overlap(running.session.preview(()).mask, _square(20, 60, 20, 80)) > 0.9
