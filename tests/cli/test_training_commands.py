@@ -130,9 +130,29 @@ def test_train_prints_a_table_and_makes_weights_that_load(
         yield from reports
 
     monkeypatch.setattr("napari_segany.train.run.run_training", trained)
-    assert main(["train", "--out", str(tmp_path), "--steps", "30", "--every", "7", "--device", "cpu"]) == 0
+    arguments = [
+        "--steps",
+        "30",
+        "--every",
+        "7",
+        "--device",
+        "cpu",
+        "--from",
+        "w.safetensors",
+        "--stage",
+        "2",
+    ]
+    assert main(["train", "--out", str(tmp_path), *arguments]) == 0
     steps = recipe_of("sam2-nano").shortened(30).steps
-    assert asked == {"data": None, "device": "cpu", "is_resumed": False, "every": 7, "steps": steps}
+    assert asked == {
+        "data": None,
+        "device": "cpu",
+        "is_resumed": False,
+        "weights": Path("w.safetensors"),
+        "stage": 2,
+        "every": 7,
+        "steps": steps,
+    }
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["step", "loss", "rate", "minutes", "validation"]
     assert lines[1].split() == [f"1/{steps}", "2.5000", "1.00e-04", "0.5"]
@@ -156,6 +176,12 @@ def test_train_does_not_overwrite_a_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["train", "--out", str(tmp_path)]) == 2
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / CHECKPOINT).read_bytes() == b"an earlier run"
+
+
+def test_a_later_stage_needs_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--out", str(tmp_path / "run"), "--stage", "2"]) == 2
+    assert "stage 2 goes on from weights" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_train_by_a_recipe_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

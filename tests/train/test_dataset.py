@@ -207,7 +207,8 @@ def check_crop(crop: crops.Crop, plan: CropPlan) -> None:
     assert crop.masks.shape == (plan.objects, plan.side, plan.side)
     assert crop.dense.shape == (2, plan.side, plan.side)
     assert crop.pixels.dtype == crop.dense.dtype == torch.float32
-    assert crop.masks.dtype == torch.bool
+    assert crop.masks.dtype == crop.is_primary.dtype == torch.bool
+    assert crop.is_primary.shape == (plan.objects,)
     for part in (crop.pixels, crop.dense):
         assert torch.isfinite(part).all()
         assert part.min() >= -1e-6
@@ -285,6 +286,15 @@ def test_zoom_stays_within_its_bounds() -> None:
         assert high is None or max(scales) <= high + 1e-9  # nor so large that the crop is lost in it
 
 
+def test_small_objects_are_shown_as_they_are_looked_at_again() -> None:
+    plan = CropPlan(side=64, objects=1, frames=(128, 128), zoom=(1.0, 1.0), magnified=1.0)
+    rng = np.random.default_rng(0)
+    for radius, zoom in ((8, 4.0), (20, 2.0), (30, 1.0)):  # of 17, 41 and 61 frame pixels
+        thing = disc_image(size=(128, 128), radius=radius).objects[0]
+        scales = np.array([crops.zoom_of(thing, (128, 128), plan, rng) for _ in range(40)])
+        assert np.all(np.abs(np.log(scales / zoom)) <= 0.2 + 1e-9)
+
+
 def test_an_image_without_objects_gives_nothing() -> None:
     empty = annotate("none", GREY, np.zeros(GREY.shape, dtype=np.uint32), modality="x")
     assert cut_crop(empty, PLAN, np.random.default_rng(0)) is None
@@ -315,11 +325,13 @@ def test_parts_are_picked_by_their_share(monkeypatch: pytest.MonkeyPatch) -> Non
     for share, is_primary in ((0.0, True), (1.0, False)):
         anchors.clear()
         for seed in range(6):
-            cut_crop(
+            crop = cut_crop(
                 item,
                 CropPlan(side=64, objects=1, frames=(128, 128), part_share=share),
                 np.random.default_rng(seed),
             )
+            assert crop is not None
+            assert crop.is_primary.tolist() == [is_primary]
         assert anchors == [is_primary] * 6
 
 
@@ -332,6 +344,16 @@ def test_augmentation_stays_in_range_and_keeps_what_it_was_given() -> None:
         assert out.dtype == np.float32
         assert 0 <= out.min() <= out.max() <= 1
     assert np.array_equal(pixels, before)
+
+
+def test_grey_stays_grey_where_stains_are_mixed() -> None:
+    grey = np.repeat(np.random.default_rng(1).random((1, 8, 8)).astype(np.float32), 3, axis=0)
+    mixed = 0
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        out = augment_intensity(grey, rng)
+        mixed += bool(np.allclose(out[0], out[1], atol=1e-5) and np.allclose(out[0], out[2], atol=1e-5))
+    assert mixed > 30  # all but those whose channels were brightened apart
 
 
 # --- streams
@@ -347,8 +369,8 @@ def test_a_stream_of_scenes_yields_valid_crops(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(crops, "from_scene", small_scene)
     stream = CropStream([], PLAN, seed=3, pool=2)
-    for pixels, masks, dense in islice(stream, 8):
-        check_crop(crops.Crop(pixels, masks, dense), PLAN)
+    for pixels, masks, dense, is_primary in islice(stream, 8):
+        check_crop(crops.Crop(pixels, masks, dense, is_primary), PLAN)
         assert masks.flatten(1).any(1).all()
     assert 2 <= len(seeds) < 8 + 2  # the pool is used again
     assert min(seeds) >= 1 << 32  # those below are for validation

@@ -15,7 +15,7 @@ from annotated_images import disc_image
 from safetensors.torch import save_file
 from tests.contracts.shrink import shrunken
 
-from napari_segany.core.errors import DataError
+from napari_segany.core.errors import DataError, WeightsError
 from napari_segany.core.types import ModelCard
 from napari_segany.models.build import CONFIGS
 from napari_segany.models.sam2 import SAM2, build_sam2
@@ -96,6 +96,41 @@ def test_scenes_alone_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     after = state_of(trainer)
     moved = [k for k in before if k.startswith("module") and not torch.equal(before[k], after[k])]
     assert len(moved) > 0.9 * sum(k.startswith("module") and ".memory." not in k for k in before)
+
+
+def test_a_stage_may_leave_the_trunk_as_it_is(tmp_path: Path) -> None:
+    first, second = (
+        Stage(2, PLAN, batch=2, rate=1e-3, last_rate=0, rounds=1, learns=learns)
+        for learns in ((), ("sam_mask_decoder", "sam_prompt_encoder"))
+    )
+    trainer = Trainer(Recipe(RECIPE.name, stages=(first, second)), images=[disc_image()], folder=tmp_path)
+    reports = trainer.run(validate=scored(0.1, 0.2))
+    assert next(reports).step == 2
+    before = state_of(trainer)
+    assert next(reports).step == 4
+    after = state_of(trainer)
+    moved = {k for k in before if k.startswith("module") and not torch.equal(before[k], after[k])}
+    assert moved
+    assert all("sam_mask_decoder" in k or "sam_prompt_encoder" in k for k in moved)
+
+
+def test_a_later_stage_begins_with_weights(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    weights = build_sam2(RECIPE.name).state_dict()
+    stages = (*RECIPE.stages, Stage(2, PLAN, batch=2, rate=1e-3, last_rate=0, rounds=1))
+    recipe = replace(RECIPE, stages=stages, warmup=4)
+    trainer = Trainer(recipe, images=[disc_image()], folder=tmp_path)
+    trainer.begin_with(weights, stage=3)
+    assert trainer.step == RECIPE.steps
+    assert_equal(trainer.averaged_weights(), weights)
+    assert trainer._rate(stages[2], 0) == pytest.approx(1e-3 / 4)  # a new optimiser has to warm up
+    assert [r.step for r in trainer.run(validate=scored(0.5))] == [recipe.steps]
+    again = Trainer(recipe, images=[disc_image()], folder=tmp_path)
+    assert (again.step, again.begun) == (recipe.steps, RECIPE.steps)
+    with pytest.raises(DataError, match="stage 4 is not one of the 3"):
+        trainer.begin_with(weights, stage=4)
+    with pytest.raises(WeightsError, match="missing"):
+        trainer.begin_with({}, stage=1)
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -269,18 +304,18 @@ def test_any_number_of_rounds_and_objects(rounds: int) -> None:
     module = Trainable(build_sam2(RECIPE.name)).train()
     stage = Stage(1, PLAN, batch=1, rate=1e-3, last_rate=0, rounds=rounds, late_share=0.2)
     batch = [x[:1] for x in fixed_batch()]
-    batch[1] = batch[1][:, :1]
+    batch[1], batch[3] = batch[1][:, :1], batch[3][:, :1]
     loss = batch_loss(LowPrecision(module, torch.float32), batch, stage, rng=np.random.default_rng(1))
     assert torch.isfinite(loss)
 
 
 def test_an_object_thinner_than_a_cell_does_no_harm() -> None:
     module = Trainable(build_sam2(RECIPE.name)).train()
-    pixels, masks, dense = fixed_batch()
+    pixels, masks, *others = fixed_batch()
     masks = torch.zeros_like(masks)
     masks[:, :, 20, 31] = True
     loss = batch_loss(
-        LowPrecision(module, torch.float32), [pixels, masks, dense], STAGE, rng=np.random.default_rng(1)
+        LowPrecision(module, torch.float32), [pixels, masks, *others], STAGE, rng=np.random.default_rng(1)
     )
     assert torch.isfinite(loss)
 

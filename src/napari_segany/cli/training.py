@@ -49,6 +49,13 @@ def train(
         Path | None, typer.Option(help="Folder with images/ and labels/; scenes alone if left out.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights file of the same model to begin with, instead of with nothing."),
+    ] = None,
+    stage: Annotated[
+        int, typer.Option(min=1, help="With --weights: the stage of the recipe to begin at.")
+    ] = 1,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Shorten the recipe to about this many steps.")
     ] = None,
@@ -61,7 +68,16 @@ def train(
 
     chosen = recipe_of(recipe) if steps is None else recipe_of(recipe).shortened(steps)
     typer.echo(f"{'step':>12} {'loss':>8} {'rate':>9} {'minutes':>8}  validation")
-    reports = run_training(chosen, data=data, folder=out, device=device, is_resumed=resume, every=every)
+    reports = run_training(
+        chosen,
+        data=data,
+        folder=out,
+        device=device,
+        is_resumed=resume,
+        weights=weights,
+        stage=stage,
+        every=every,
+    )
     try:
         for report in reports:
             typer.echo(_line(report))

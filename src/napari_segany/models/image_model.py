@@ -94,6 +94,11 @@ class ImageModel(nn.Module):
         """Return the modules of a memory that may run in the encoder's number format; most models have none."""
         return []
 
+    def frame_of(self, features: ImageFeatures) -> tuple[int, int]:
+        """Return (H, W) of the frame that features are of, in pixels."""
+        height, width = features.embedding.shape[2:]
+        return height * self.config.stride, width * self.config.stride
+
     def prepared(self, features: ImageFeatures) -> ImageFeatures:
         """Return the features of one image with what every prompt on it would work out anew."""
         return features

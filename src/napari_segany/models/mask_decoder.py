@@ -14,12 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fine import FineConfig, FineHead, dot, fine_head
+from .judge import MaskJudge
 from .layers import LayerNorm2d, Mlp
 from .outline import OutlineContext, OutlineHead
 from .two_way import FirstLook, TwoWayTransformer
 
 MASK_TOKENS = 4
 """One mask for unambiguous prompts (index 0), three for ambiguous ones (1 to 3)."""
+
+FAVOUR = 0.1
+"""What is added to the judged IoU of mask 0, which alone is trained for prompts that leave no doubt."""
 
 FineUse = Literal["off", "added", "only"]
 """What becomes of the fine boundaries: left out, added to the base's masks, or shown alone.
@@ -33,7 +37,7 @@ class DecoderConfig:
     """Sizes of the decoder beside its width, and which model's decoder it is.
 
     `generation` 1 is SAM: no object score, no high-resolution maps, IoU without a sigmoid, mask 0 as the single mask.
-    2 is SAM 2. `fine` adds the parts that draw fine boundaries.
+    2 is SAM 2. `fine` adds the parts that draw fine boundaries, `judges` those that judge each mask by a look at it.
     """
 
     depth: int = 2
@@ -44,6 +48,7 @@ class DecoderConfig:
     stability_threshold: float = 0.98
     generation: int = 2
     fine: FineConfig | None = None
+    judges: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +147,8 @@ class MaskDecoder(nn.Module):
             self.pred_obj_score_head = Mlp((width, width, width, 1))
         if config.fine is not None:
             self.fine = fine_head(width, config.fine)
+        if config.judges:
+            self.judge = MaskJudge(width, masks=MASK_TOKENS)
 
     def forward(
         self,
@@ -187,9 +194,12 @@ class MaskDecoder(nn.Module):
             upscaled = self._upscale_nested(encoded, fine)  # (B, hw, 16, C / 8)
             products = upscaled.flatten(1, 2) @ weights.transpose(1, 2)
             logits = flat(products.unflatten(1, (-1, 16)), 2, size=size)
+        ious = self.iou_prediction_head(tokens[:, first])[:, kept]
+        if self.config.judges:
+            ious = self._judged(mask_tokens, ious, encoded=encoded, upscaled=upscaled, weights=weights)
         output = MaskOutput(
             logits=logits,
-            ious=self.iou_prediction_head(tokens[:, first])[:, kept],
+            ious=ious,
             object_scores=self.pred_obj_score_head(tokens[:, 0]) if first else None,
             tokens=mask_tokens,
         )
@@ -226,6 +236,18 @@ class MaskDecoder(nn.Module):
         tokens, encoded = self.transformer(source, both, own=count, image_code=image_code, look=look)
         return tokens, encoded.unflatten(1, source.shape[2:]).permute(0, 3, 1, 2)
 
+    def _judged(
+        self, tokens: Tensor, told: Tensor, *, encoded: Tensor, upscaled: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Return the judge's (B, M) IoUs: it sees every second row and column, and does not bend what it looks at."""
+        is_map = (
+            torch.is_grad_enabled()
+        )  # else the pixels of a cell lie together, the first of each 2 x 2 to the fore
+        cells = (nested(upscaled[:, :, ::2, ::2], 1) if is_map else upscaled[:, :, ::4]).detach()
+        logits = cells @ weights.detach().transpose(1, 2)[:, None]
+        answer: Tensor = self.judge(tokens, told, embedding=encoded.detach(), upscaled=cells, logits=logits)
+        return answer
+
     def _upscale(self, encoded: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
         """Bring (B, C, h, w) to (B, C / 8, 4h, 4w), adding SAM 2's high-resolution maps on the way."""
         if self.config.generation == 1:
@@ -257,13 +279,14 @@ class MaskDecoder(nn.Module):
         """Return what is shown of four masks (inference only).
 
         With `multimask`, masks 1 to 3; of HQ-SAM, whose fine mask is one for all, only the best of them. Without,
-        mask 0; in SAM 2 while it is stable, else the best of 1 to 3. Then the fine boundaries are added, if asked for.
+        mask 0; in SAM 2 while it is stable, else the best of 1 to 3; of judged masks the best, mask 0 favoured. Then
+        the fine boundaries are added, if asked for.
         """
         chosen = output.masks(slice(1, None))
         if multimask and fine != "off" and self.config.generation == 1:
             chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
         if not multimask:
-            chosen = output.masks(slice(1)) if self.config.generation == 1 else self._stable(output)
+            chosen = self._single(output)
         if fine == "off" or not isinstance(self.fine, FineHead):  # what else there is, `finish` finishes
             return chosen
         return self.fine.finished(chosen, alone=fine == "only")
@@ -277,6 +300,16 @@ class MaskDecoder(nn.Module):
             return output
         assert isinstance(self.fine, OutlineHead)
         return self.fine.finished(output, within=within)
+
+    def _single(self, output: MaskOutput) -> MaskOutput:
+        """Return the one mask of each prompt that is shown, (B, 1, …)."""
+        if self.config.generation == 1:
+            return output.masks(slice(1))
+        if not self.config.judges:
+            return self._stable(output)
+        scores = output.ious.clone()
+        scores[:, 0] += FAVOUR
+        return output.masks(scores.argmax(dim=1, keepdim=True))
 
     def _stable(self, output: MaskOutput) -> MaskOutput:
         """Return mask 0 of each prompt while it is stable, else the best of 1 to 3; the token stays that of mask 0."""

@@ -200,3 +200,30 @@ def _draw_box(xy: Tensor, labels: Tensor, *, x: Tensor, y: Tensor, edge: float) 
         for axis, place in enumerate((x, y))
     )  # (B, W), (B, H)
     return (has_box * inside_y)[:, :, None] * inside_x[:, None, :]
+
+
+def obeyed(logits: Tensor, xy: Tensor, labels: Tensor, *, frame: tuple[int, int]) -> Tensor:
+    """Return the (N, ...) share of clicks that (N, ..., h, w) masks obey, 1 where there are none.
+
+    Parameters
+    ----------
+    logits : (N, ..., h, w)
+        Over the whole frame.
+    xy : (N, P, 2)
+        (x, y) in frame pixels.
+    labels : (N, P)
+        Only positive and negative clicks count.
+    frame
+        (height, width) in pixels.
+    """
+    rows, cols = (
+        ((xy[..., axis] + 0.5) / length * count).long().clamp(0, count - 1)
+        for axis, length, count in zip((1, 0), frame, logits.shape[-2:], strict=True)
+    )
+    between = (slice(None), *(None,) * (logits.ndim - 3))  # as many axes as lie between prompts and places
+    at = (rows * logits.shape[-1] + cols)[between].expand(*logits.shape[:-2], -1)
+    wanted = (labels == POSITIVE)[between]
+    is_click = wanted | (labels == NEGATIVE)[between]
+    agrees = ((logits.flatten(-2).gather(-1, at) > 0) == wanted) & is_click
+    clicks = is_click.sum(dim=-1)
+    return torch.where(clicks > 0, agrees.sum(dim=-1) / clicks.clamp(min=1), 1.0)

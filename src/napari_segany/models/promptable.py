@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .image_model import ImageFeatures, ImageModel, ImageModelConfig
 from .mask_decoder import DecoderConfig, FineUse, MaskDecoder, MaskOutput
-from .prompt_encoder import PADDING, PromptEncoder, PromptGrid
+from .prompt_encoder import PADDING, PromptEncoder, PromptGrid, obeyed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,16 @@ class Promptable(ImageModel):
         multimask: bool = True,
         fine: FineUse = "off",
     ) -> MaskOutput:
-        """Return three masks, or the one that the model would show, of each of B prompts; see `decode_all`."""
+        """Return three masks, or the one that the model would show, of each of B prompts; see `decode_all`.
+
+        Judged scores fall with every click that a mask does not obey.
+        """
         with_fine = fine != "off"
         kept = self.decoder.needed(multimask=multimask)
         output = self.decode_all(features, xy, labels, masks=masks, with_fine=with_fine, kept=kept)
+        if self.config.decoder.judges:
+            share = obeyed(output.logits, xy, labels, frame=self.frame_of(features))
+            output = replace(output, ious=output.ious * share)
         return self.decoder.select(output, multimask=multimask, fine=fine)
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:

@@ -107,7 +107,9 @@ class Sam2(Promptable):
                 config.memory,
                 prompts=config.prompt_encoder(),
                 decoder=MaskDecoder(
-                    config.width, replace(config.decoder, fine=None), projects_fine_maps=False
+                    config.width,
+                    replace(config.decoder, fine=None, judges=False),
+                    projects_fine_maps=False,
                 ),
             )
         elif config.memory is not None:
@@ -180,7 +182,7 @@ class Sam2(Promptable):
         return sine_position_code(self.config.width, size)
 
 
-NANO_DECODER = DecoderConfig(heads=4, mlp_width=512, iou_width=128)
+NANO_DECODER = DecoderConfig(heads=4, mlp_width=512, iou_width=128, judges=True)
 
 _NANO = Sam2Config(
     "sam2-nano",

@@ -19,7 +19,7 @@ from .image_model import ImageFeatures, ImageModel, ImageModelConfig
 from .mask_decoder import FineUse, MaskOutput
 from .nano import NANO, NanoConfig, NanoTrunk
 from .pixel_decoder import PixelDecoder, PixelDecoderConfig
-from .prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
+from .prompt_encoder import BOX_END, BOX_START, POSITIVE, obeyed
 from .query_decoder import TOKENS, Answers, Looked, QueryDecoder, QueryDecoderConfig, seed_boxes
 from .swin import SWIN, Swin, SwinConfig
 from .text import TextConfig, TextEncoder, Vocabulary, WordScores
@@ -109,11 +109,6 @@ class SemanticSam(ImageModel):
         others = list(features.fine[1:])
         return [*others[: self._first], features.embedding, *others[self._first :]]
 
-    def frame_of(self, features: ImageFeatures) -> tuple[int, int]:
-        """Return (H, W) of the frame, in pixels."""
-        height, width = features.embedding.shape[2:]
-        return height * self.config.stride, width * self.config.stride
-
     def look(
         self, features: ImageFeatures, boxes: Tensor, is_box: Tensor, *, reference: bool = False
     ) -> list[Looked]:
@@ -162,8 +157,8 @@ class SemanticSam(ImageModel):
         found = self.answers(features, self.look(features, *asked, reference=reference)[-1])
         shape = (count, each, TOKENS)
         logits = found.logits.reshape(*shape, *found.logits.shape[2:])
-        obeyed = self._obeyed(logits, xy, labels, features)
-        scores = found.ious.reshape(shape).clamp(0, 1) * obeyed
+        scores = found.ious.reshape(shape).clamp(0, 1)
+        scores = scores * obeyed(logits, xy, labels, frame=self.frame_of(features))
         chosen = scores.argmax(dim=1)  # (N, 6)
         rows, tokens = torch.arange(count, device=xy.device)[:, None], torch.arange(TOKENS, device=xy.device)
         states = found.states.reshape(*shape, -1)
@@ -220,19 +215,6 @@ class SemanticSam(ImageModel):
         )
         boxes = torch.cat((points, torch.full_like(points, CLICK_SIDE)), dim=-1)
         return boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool, device=xy.device)
-
-    def _obeyed(self, logits: Tensor, xy: Tensor, labels: Tensor, features: ImageFeatures) -> Tensor:
-        """Return the (N, Q, 6) share of clicks that (N, Q, 6, h, w) masks obey, 1 where there are none."""
-        height, width = self.frame_of(features)
-        rows = ((xy[..., 1] + 0.5) / height * logits.shape[-2]).long().clamp(0, logits.shape[-2] - 1)
-        cols = ((xy[..., 0] + 0.5) / width * logits.shape[-1]).long().clamp(0, logits.shape[-1] - 1)
-        at = (rows * logits.shape[-1] + cols)[:, None, None].expand(-1, *logits.shape[1:3], -1)
-        inside = logits.flatten(3).gather(3, at) > 0  # (N, Q, 6, P)
-        wanted = (labels == POSITIVE)[:, None, None]
-        is_click = wanted | (labels == NEGATIVE)[:, None, None]
-        obeyed = ((inside == wanted) & is_click).sum(dim=-1)
-        clicks = is_click.sum(dim=-1)
-        return torch.where(clicks > 0, obeyed / clicks.clamp(min=1), 1.0)
 
     def word_logits(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Return (..., K + 1) logits of (..., C) states as objects and as parts, the last for none of K words."""

@@ -58,9 +58,8 @@ def choose_window(prompt: Prompt, found: list[Box], resize: ResizeMap) -> Window
     if extent is None:
         return None
     scale = max(resize.scale)
-    side = max(extent.height, extent.width) * scale
-    zoom = min(4.0 if side <= SMALL / 2 else 2.0, LARGEST_SCALE / scale)
-    if side > SMALL or zoom < 1.3:
+    zoom = zoom_of_side(max(extent.height, extent.width) * scale, scale)
+    if zoom is None:
         return None
     pixels = round(VIEW_SIDE / (scale * zoom))
     ends = ((extent.row0, extent.row1), (extent.col0, extent.col1))
@@ -69,6 +68,15 @@ def choose_window(prompt: Prompt, found: list[Box], resize: ResizeMap) -> Window
         for (low, high), length in zip(ends, resize.source, strict=True)
     )
     return rows, cols
+
+
+def zoom_of_side(side: float, scale: float) -> float | None:
+    """Return how much an object of `side` frame pixels is magnified, or None where it is large enough as it is.
+
+    `scale` are frame pixels per image pixel.
+    """
+    zoom = min(4.0 if side <= SMALL / 2 else 2.0, LARGEST_SCALE / scale)
+    return None if side > SMALL or zoom < 1.3 else zoom
 
 
 def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:

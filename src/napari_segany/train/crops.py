@@ -15,6 +15,7 @@ from torch import Tensor
 from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.types import BoolMask, Labels
 from napari_segany.predict.preprocess import to_rgb
+from napari_segany.predict.zoom import zoom_of_side
 
 from .dataset import MIN_PIXELS, Annotated, Annotation, from_scene
 from .scenes import KINDS
@@ -22,22 +23,32 @@ from .scenes import KINDS
 
 @dataclass(frozen=True, slots=True)
 class CropPlan:
-    """How crops are cut: side in frame pixels, objects per crop, range of zoom around the inference scale."""
+    """How crops are cut: side in frame pixels, objects per crop, range of zoom around the inference scale.
+
+    Of small objects, a share of `magnified` is seen at the scale of the window in which they are looked at again
+    (`predict.zoom`).
+    """
 
     side: int = 192
     objects: int = 4
     zoom: tuple[float, float] = (0.6, 2.2)
     frames: tuple[int, int] = (512, 1280)
     part_share: float = 0.35
+    magnified: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crop:
-    """`pixels` (3, S, S) in 0..1; `masks` (K, S, S) bool; `dense` (2, S, S): foreground and borders."""
+    """What is learnt from one crop.
+
+    `pixels` (3, S, S) in 0..1; `masks` (K, S, S) bool; `dense` (2, S, S): foreground and borders; `is_primary` (K,):
+    whether an object is what a person would name first, and no part of that.
+    """
 
     pixels: Tensor
     masks: Tensor
     dense: Tensor
+    is_primary: Tensor
 
 
 def cut_crop(item: Annotated, plan: CropPlan, rng: np.random.Generator) -> Crop | None:
@@ -51,18 +62,28 @@ def cut_crop(item: Annotated, plan: CropPlan, rng: np.random.Generator) -> Crop 
     scale = zoom_of(anchor, item.labels.shape, plan, rng)
     window = window_around(anchor, item.labels.shape, side=plan.side / scale, rng=rng)
     chosen = _objects_inside(item, window, anchor=anchor, plan=plan, scale=scale, rng=rng)
-    masks = np.stack([mask_in(o, window) for o in chosen])
     labels = item.labels[window]
-    dense = np.stack([labels > 0, borders(labels)])
-    pixels = augment_intensity(pixels_in(item.image, window, rng), rng)
-    return to_frame(pixels, masks, dense, plan=plan, scale=scale, rng=rng)
+    pixels, masks, dense = to_frame(
+        augment_intensity(pixels_in(item.image, window, rng), rng),
+        np.stack([mask_in(o, window) for o in chosen]),
+        np.stack([labels > 0, borders(labels)]),
+        plan=plan,
+        scale=scale,
+        rng=rng,
+    )
+    return Crop(pixels, masks, dense, torch.tensor([o.is_primary for o in chosen]))
 
 
 def zoom_of(anchor: Annotation, shape: tuple[int, ...], plan: CropPlan, rng: np.random.Generator) -> float:
     """Return frame pixels per image pixel: near that of inference, the anchor no dot, and the crop not lost in it."""
     extent = max(anchor.mask.shape)
     side = float(np.clip(max(shape[:2]), *plan.frames))  # as `predict` chooses it
-    scale = side / max(shape[:2]) * float(np.exp(rng.uniform(*np.log(plan.zoom))))
+    scale = side / max(shape[:2])
+    closer = zoom_of_side(extent * scale, scale)
+    if closer is not None and plan.magnified and rng.random() < plan.magnified:
+        scale *= closer * float(np.exp(rng.uniform(-0.2, 0.2)))
+    else:
+        scale *= float(np.exp(rng.uniform(*np.log(plan.zoom))))
     return float(np.clip(scale, 12 / extent, max(1.6 * plan.side / extent, 0.25)))
 
 
@@ -156,6 +177,10 @@ def augment_intensity(pixels: NDArray[np.float32], rng: np.random.Generator) -> 
     if rng.random() < 0.3:
         gains = rng.uniform(0.7, 1.3, size=(3, 1, 1)).astype(np.float32)
         pixels = np.clip(pixels * gains, 0, 1)
+    if rng.random() < 0.25:  # stains differ from lab to lab: each channel takes a little of the others
+        mix = rng.dirichlet(np.full(3, 0.5), size=3) * rng.uniform(0.2, 0.6)
+        mix += (1 - mix.sum(axis=1, keepdims=True)) * np.eye(3)
+        pixels = np.einsum("ij,jhw->ihw", mix.astype(np.float32), pixels)
     if rng.random() < 0.12:
         pixels = 1 - pixels
     if rng.random() < 0.12:
@@ -175,8 +200,8 @@ def to_frame(
     plan: CropPlan,
     scale: float,
     rng: np.random.Generator,
-) -> Crop:
-    """Resize a window to frame pixels, pad it to the crop's side, flip and turn it."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Resize a window to frame pixels, pad it to the crop's side, flip and turn it; all three."""
     size = [min(plan.side, max(8, round(n * scale))) for n in pixels.shape[1:]]
     image = F.interpolate(torch.from_numpy(pixels)[None], size=size, mode="bilinear", antialias=True)[0]
     stacked = torch.from_numpy(np.concatenate([masks, dense])).float()[None]
@@ -187,7 +212,7 @@ def to_frame(
     image, truth = (
         torch.rot90(x.flip(2) if flips else x, turns, (1, 2)).contiguous() for x in (image, truth)
     )
-    return Crop(image, truth[: len(masks)] > 0.5, truth[len(masks) :])
+    return image, truth[: len(masks)] > 0.5, truth[len(masks) :]
 
 
 class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
@@ -228,11 +253,11 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
                 yield crop
 
     def cut(self, item: Annotated, rng: np.random.Generator) -> tuple[Tensor, ...] | None:
-        """Return (pixels, masks, dense) of one crop, or None where there is nothing to learn from it."""
+        """Return (pixels, masks, dense, is_primary) of one crop, or None where there is nothing to learn from it."""
         crop = cut_crop(item, self.plan, rng)
         if crop is None or not crop.masks.flatten(1).any(1).all():
             return None
-        return crop.pixels, crop.masks, crop.dense
+        return crop.pixels, crop.masks, crop.dense, crop.is_primary
 
     def _scene(self, scenes: list[Annotated], rng: np.random.Generator) -> Annotated:
         """Return a scene of the pool; while it fills, and at every fourth call later, a new one."""

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from napari_segany.core.errors import DataError
 from napari_segany.models.sam2 import build_sam2
 from napari_segany.models.semantic_sam import SEMANTIC, build_semantic
+from napari_segany.models.weights import load_strictly
 
 from .clip_plan import ClipPlan
 from .clips import ClipStream
@@ -72,14 +73,34 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(device)
         self.module = _trainable(recipe).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
+        self.learning = {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.optimiser = torch.optim.AdamW(_groups(self.module, recipe), lr=1e-4, betas=(0.9, 0.98))
-        self.step = 0
+        self.step = self.begun = 0
         self.seconds = 0.0
         self.best = -math.inf
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self._resume()
+
+    def begin_with(self, weights: Mapping[str, Tensor], *, stage: int) -> None:
+        """Begin at the recipe's `stage`, counted from 1, with a model's weights instead of with nothing.
+
+        Raises
+        ------
+        DataError
+            If there is no such stage.
+        WeightsError
+            If the weights are another model's.
+        """
+        if not 1 <= stage <= len(self.recipe.stages):
+            raise DataError(
+                f"stage {stage} is not one of the {len(self.recipe.stages)} of {self.recipe.name}, counted from 1"
+            )
+        model = self.module.get_submodule("model")
+        load_strictly(model, weights, where="the weights to begin with")
+        self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+        self.step = self.begun = sum(each.steps for each in self.recipe.stages[: stage - 1])
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """Return the averaged weights of the model alone, on the CPU."""
@@ -110,6 +131,7 @@ class Trainer:
         every: int,
     ) -> Iterator[StepReport]:
         """Train the rest of one stage that begins at step `first`."""
+        self._freeze(stage)
         batches = iter(self._loader(stage))
         rng = np.random.default_rng((self.recipe.seed, self.step))
         losses: list[float] = []
@@ -134,6 +156,13 @@ class Trainer:
                 yield report
                 began = time.monotonic()
 
+    def _freeze(self, stage: Stage) -> None:
+        """Let learn what the recipe leaves to learn, and of that what the stage does."""
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad = name in self.learning and (
+                not stage.learns or any(part in name for part in stage.learns)
+            )
+
     def _loader(self, stage: Stage) -> DataLoader[tuple[Tensor, ...]]:
         """Return an endless loader; its random numbers differ after every resume."""
         seed = self.recipe.seed * 100_003 + self.step
@@ -157,10 +186,10 @@ class Trainer:
         return DataLoader(stream, batch_size=stage.batch, num_workers=workers, prefetch_factor=3)
 
     def _rate(self, stage: Stage, done: int) -> float:
-        """Return the learning rate after `done` steps of a stage: a cosine, behind a warm-up of the whole run."""
+        """Return the learning rate after `done` steps of a stage: a cosine, behind a warm-up where the run began."""
         cosine = 0.5 + 0.5 * math.cos(math.pi * done / stage.steps)
         rate = stage.last_rate + (stage.rate - stage.last_rate) * cosine
-        return rate * min(1.0, (self.step + 1) / self.recipe.warmup)
+        return rate * min(1.0, (self.step - self.begun + 1) / self.recipe.warmup)
 
     def _train_step(
         self, batch: tuple[Tensor, ...], stage: Stage, *, rate: float, rng: np.random.Generator
@@ -168,7 +197,10 @@ class Trainer:
         """Take one optimiser step and return its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
-        self.module.train(mode=self.recipe.base is None)  # a frozen base keeps its statistics, too
+        is_whole = (
+            self.recipe.base is None and stage.learns_images
+        )  # what is frozen keeps its statistics, too
+        self.module.train(mode=is_whole)
         low = LowPrecision(self.module, torch.bfloat16, only=_TRUNK if self.recipe.nests else "")
         parts = [x.to(self.device) for x in batch]
         loss: Tensor
@@ -223,6 +255,7 @@ class Trainer:
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "begun": self.begun,
             "seconds": self.seconds,
             "best": self.best,
             "recipe": json.dumps(asdict(self.recipe)),
@@ -240,6 +273,7 @@ class Trainer:
             self.average = state["average"]
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+            self.begun = state["begun"]
         except Exception as error:  # torch raises many kinds for a bad file, or one of another model
             raise DataError(
                 f"cannot resume from {path}: it is damaged, or of another model or version "

@@ -1,6 +1,7 @@
 """Losses on mask logits: focal and dice in the papers' proportion, and the predicted IoU against the real one.
 
-Papers: Kirillov et al. 2023 (focal : dice 20 : 1, only the best of the masks is trained); Ravi et al. 2024 (L1 on IoU).
+Papers: Kirillov et al. 2023 (focal : dice 20 : 1, only the best of the masks is trained); Ravi et al. 2024 (which takes
+absolute errors of the predicted IoU; here it is cross-entropy).
 """
 
 from __future__ import annotations
@@ -57,11 +58,16 @@ def true_iou(logits: Tensor, truth: Tensor) -> Tensor:
     return both / either.clamp(min=1)
 
 
-def prompt_loss(logits: Tensor, ious: Tensor, truth: Tensor, *, is_ambiguous: Tensor) -> Tensor:
+def prompt_loss(
+    logits: Tensor, ious: Tensor, truth: Tensor, *, is_ambiguous: Tensor, is_doubtful: Tensor | None = None
+) -> Tensor:
     """Return the loss of one prompt round.
 
-    Mask 0 always learns; of masks 1 to 3 only the best one, fully where the prompt is ambiguous (one click) and by
-    `UNAMBIGUOUS_SHARE` elsewhere, so that three answers make sense for any prompt. The IoU head learns on all masks.
+    Mask 0 learns; of masks 1 to 3 only the best one, fully where the prompt is ambiguous (one click) and by
+    `UNAMBIGUOUS_SHARE` elsewhere, so that three answers make sense for any prompt. The predicted IoU of all masks
+    learns by cross-entropy: where a prompt may mean one thing or another, it becomes the IoU to expect. Where the
+    prompt is doubtful, only the best of masks 1 to 3 learns: neither mask 0 nor any score is to prefer a part to what
+    a person would name first.
 
     Parameters
     ----------
@@ -69,14 +75,16 @@ def prompt_loss(logits: Tensor, ious: Tensor, truth: Tensor, *, is_ambiguous: Te
     ious : (B, 4)
     truth : (B, 1, H, W), 0 to 1
     is_ambiguous : (B,)
+    is_doubtful : (B,)
+        One click on a part of something else; nowhere, if None.
     """
     losses = mask_loss(logits, truth)  # (B, 4)
     best = losses[:, 1:].min(dim=1).values
     ambiguous = torch.where(is_ambiguous, 1.0, UNAMBIGUOUS_SHARE)
-    masks = losses[:, 0] + ambiguous * best
-    miss = (ious - true_iou(logits, truth)).abs()
+    sure = torch.ones_like(best) if is_doubtful is None else 1 - is_doubtful.float()
+    miss = F.binary_cross_entropy(ious.clamp(1e-4, 1 - 1e-4), true_iou(logits, truth), reduction="none")
     scores = miss[:, 0] + ambiguous * miss[:, 1:].mean(dim=1)
-    return (masks + IOU_WEIGHT * scores).mean()
+    return (sure * (losses[:, 0] + IOU_WEIGHT * scores) + ambiguous * best).mean()
 
 
 def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Tensor:

@@ -98,17 +98,17 @@ def cut_nested(
     scale = zoom_of(anchor, item.labels.shape, plan, rng)
     window = window_around(anchor, item.labels.shape, side=plan.side / scale, rng=rng)
     things = [(thing, mask) for thing in item.objects if (mask := mask_in(thing, window)).any()]
-    pixels = augment_intensity(pixels_in(item.image, window, rng), rng)
+    seen = augment_intensity(pixels_in(item.image, window, rng), rng)
     labels = item.labels[window]
-    crop = to_frame(
-        pixels,
+    pixels, masks, _ = to_frame(
+        seen,
         np.stack([mask for _, mask in things]),
         np.stack([labels > 0, borders(labels)]),
         plan=plan,
         scale=scale,
         rng=rng,
     )
-    coarse = torch.nn.functional.avg_pool2d(crop.masks.float(), CELL)
+    coarse = torch.nn.functional.avg_pool2d(masks.float(), CELL)
     large = [
         i for i in range(len(things)) if coarse[i].sum() * CELL**2 >= SMALLEST and (coarse[i] > 0.5).any()
     ]
@@ -121,7 +121,7 @@ def cut_nested(
     others = rng.permutation(sorted(set(large) - set(kept)))
     kept = sorted([*kept, *others[: plan.seen - len(kept)].tolist()])
     facts = [_facts(things[i][0], vocabulary) for i in kept]
-    return _fields(crop.pixels, coarse[kept], facts, plan, prompts, kept=kept, is_complete=item.is_complete)
+    return _fields(pixels, coarse[kept], facts, plan, prompts, kept=kept, is_complete=item.is_complete)
 
 
 def class_of(thing: Annotation) -> str:

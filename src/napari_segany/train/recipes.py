@@ -17,7 +17,8 @@ class Stage:
     """A stretch of training with one crop plan; the learning rate goes from `rate` to `last_rate` along a cosine.
 
     `rounds` is the largest number of prompts on one object (the first, then corrective clicks), `late_share` the share
-    of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps.
+    of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps. Where
+    `learns` says so, only parameters with one of these in their names learn, of those that the recipe leaves to learn.
     """
 
     steps: int
@@ -30,6 +31,12 @@ class Stage:
     dense_weight: float = 1.0
     scene_share: float = 0.6
     kinds: tuple[str, ...] = (*KINDS, "filaments", "em", "phase")  # the hard ones twice
+    learns: tuple[str, ...] = ()
+
+    @property
+    def learns_images(self) -> bool:
+        """Whether anything that images alone pass through learns."""
+        return not self.learns or any("image_encoder" in part for part in self.learns)
 
 
 @dataclass(frozen=True, slots=True)

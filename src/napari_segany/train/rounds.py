@@ -33,17 +33,18 @@ def batch_loss(
     Parameters
     ----------
     batch
-        pixels (B, 3, S, S) in 0..1; masks (B, K, S, S) bool; dense (B, 2, S, S).
+        pixels (B, 3, S, S) in 0..1; masks (B, K, S, S) bool; dense (B, 2, S, S); is_primary (B, K).
     is_fine
         Whether the fine parts are trained on a frozen base.
     """
-    pixels, masks, dense = batch
+    pixels, masks, dense, is_primary = batch
     count = masks.shape[1]
     pixels = normalise(pixels).to(low.dtype, memory_format=torch.channels_last)
-    with torch.set_grad_enabled(not is_fine):
+    with torch.set_grad_enabled(not is_fine and stage.learns_images):
         features: ImageFeatures = low("encode", pixels)  # type: ignore[assignment]  # tasks share one signature
     full = masks.float().flatten(0, 1)[:, None]  # (N, 1, S, S)
-    total = _rounds(low, _repeat(features, count), full, stage, rng=rng, is_fine=is_fine)
+    parts = ~is_primary.flatten()
+    total = _rounds(low, _repeat(features, count), full, stage, is_part=parts, rng=rng, is_fine=is_fine)
     if stage.dense_weight > 0:
         maps: Tensor = low("dense", features.fine[0])  # type: ignore[assignment]  # as above
         total = total + stage.dense_weight * dense_loss(maps.float(), nn.functional.avg_pool2d(dense, CELL))
@@ -56,10 +57,14 @@ def _rounds(
     full: Tensor,
     stage: Stage,
     *,
+    is_part: Tensor,
     rng: np.random.Generator,
     is_fine: bool,
 ) -> Tensor:
-    """Return the loss of the first prompt on all objects and of the corrective clicks on some of them."""
+    """Return the loss of the first prompt on all objects and of the corrective clicks on some of them.
+
+    `is_part` (N,) says which objects are parts of others: one click there means the others as well.
+    """
     truth = nn.functional.avg_pool2d(full, CELL)  # (N, 1, S/2, S/2)
     binary = (truth[:, 0] > 0.5).cpu().numpy()
     binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
@@ -74,7 +79,13 @@ def _rounds(
         if is_fine:
             loss = _fine_round(low, output, full, is_ambiguous=prompts.is_ambiguous, rng=rng)
         else:
-            loss = prompt_loss(logits, ious, truth, is_ambiguous=prompts.is_ambiguous)
+            loss = prompt_loss(
+                logits,
+                ious,
+                truth,
+                is_ambiguous=prompts.is_ambiguous,
+                is_doubtful=prompts.is_ambiguous & is_part,
+            )
         total = total + share * loss
         weight += share
         if index + 1 == rounds:
@@ -83,7 +94,7 @@ def _rounds(
             kept = np.sort(rng.permutation(whole)[: max(1, round(stage.late_share * whole))])
             binary, on = binary[kept], torch.from_numpy(kept).to(truth.device)
             prompts, features, truth, full = prompts.rows(on), features.of(on), truth[on], full[on]
-            logits, ious = logits[on], ious[on]
+            logits, ious, is_part = logits[on], ious[on], is_part[on]
         prompts = corrected(prompts, binary, logits=_shown(logits, ious, prompts.is_ambiguous), rng=rng)
     return total / weight
 

@@ -17,7 +17,7 @@ from napari_segany.core.types import ModelCard
 from napari_segany.models.close_tracking import CloseTracking
 from napari_segany.models.registry import spec_of
 from napari_segany.models.sam2 import Sam2
-from napari_segany.models.weights import find_weights, read_metadata, write_packed
+from napari_segany.models.weights import find_weights, read_metadata, read_weights, write_packed
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
@@ -45,6 +45,8 @@ def run_training(
     folder: Path,
     device: str = "auto",
     is_resumed: bool = False,
+    weights: Path | None = None,
+    stage: int = 1,
     every: int = 500,
 ) -> Iterator[StepReport]:
     """Train by a recipe, yielding a report every 20 steps; metrics come with every `every`-th step.
@@ -59,15 +61,25 @@ def run_training(
         Where checkpoint, best weights, `history.jsonl` and `curve.svg` go.
     is_resumed
         Go on with the folder's checkpoint. Without it, a folder that has one is refused.
+    weights
+        File of the same model to begin with, at the recipe's `stage`, counted from 1, instead of with nothing: later
+        stages run anew, or the model is fitted to other data.
 
     Raises
     ------
     DataError
-        If the data cannot be read, or the folder holds another run.
+        If the data cannot be read, the folder holds another run, there is no such stage, or a later stage is to begin
+        with nothing.
+    WeightsError
+        If the weights to begin with are another model's.
     """
     recipe = recipe_of(recipe) if isinstance(recipe, str) else recipe
     if (folder / CHECKPOINT).exists() and not is_resumed:
         raise DataError(f"{folder} holds a run already; pass --resume to go on with it, or another folder")
+    if stage > 1 and weights is None:
+        raise DataError(
+            f"stage {stage} goes on from weights; name the file to begin with, or begin with stage 1"
+        )
     images = list(read_folder(data)) if data is not None else []
     kept = [item for item in images if is_validation(item.name)]
     trainer = Trainer(
@@ -76,6 +88,8 @@ def run_training(
         folder=folder,
         device=place(device).device.type,
     )
+    if weights is not None and not is_resumed:
+        trainer.begin_with(read_weights(weights), stage=stage)
     yield from trainer.run(validate=_validator(recipe, kept, device=device), every=every)
 
 
