@@ -137,7 +137,7 @@ def test_train_prints_a_table_and_makes_weights_that_load(
         "7",
         "--device",
         "cpu",
-        "--from",
+        "--weights",
         "w.safetensors",
         "--stage",
         "2",
