@@ -23,8 +23,12 @@ def judge() -> MaskJudge:
     """Return a judge whose verdicts depend on everything it sees."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        made = MaskJudge(WIDTH, masks=MASK_TOKENS).eval()
-        nn.init.normal_(made.verdict.layers[-1].weight)
+        return _opinionated(MaskJudge(WIDTH, masks=MASK_TOKENS).eval())
+
+
+def _opinionated(made: MaskJudge) -> MaskJudge:
+    for part in (made.verdict, made.comparison):
+        nn.init.normal_(part.layers[-1].weight)
     return made
 
 
@@ -47,7 +51,7 @@ def nano() -> Sam2:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = build_sam2("sam2-nano").eval()
-        nn.init.normal_(model.decoder.judge.verdict.layers[-1].weight)
+        _opinionated(model.decoder.judge)
     return model
 
 
@@ -126,6 +130,25 @@ def test_the_single_mask_is_the_best_one_and_mask_0_in_doubt(ious: list[float], 
     assert decoder.select(output, multimask=True).ious.shape == (1, 3)
 
 
+def test_of_four_masks_the_one_most_like_the_best_is_left_out() -> None:
+    decoder = MaskDecoder(WIDTH, replace(NANO_DECODER, mlp_width=8, heads=2), projects_fine_maps=False)
+    columns = torch.arange(16.0)[None, :].expand(16, 16)
+
+    def shown(ends: list[float], ious: list[float]) -> list[float]:
+        logits = torch.stack([(columns < end).float() - 0.5 for end in ends])[None]
+        answer = decoder.select(
+            MaskOutput(logits, torch.tensor([ious]), None, torch.randn(1, 4, WIDTH)), multimask=True
+        )
+        return answer.ious[0].tolist()
+
+    assert shown([8, 10, 4, 14], [0.9, 0.8, 0.7, 0.6]) == pytest.approx([0.9, 0.7, 0.6])
+    assert shown([8, 10, 4, 14], [0.7, 0.6, 0.9, 0.5]) == pytest.approx([0.6, 0.9, 0.5])
+    assert shown([8, 9, 0, 14], [0.9, 0.8, 0.7, 0.6]) == pytest.approx(
+        [0.9, 0.8, 0.6]
+    )  # nothing is no answer
+    assert shown([8, 9, 4, 14], [0.9, 0.8, 0.7, 0.0]) == pytest.approx([0.9, 0.8, 0.7])  # it obeys no click
+
+
 @torch.inference_mode()
 def test_a_click_that_no_mask_obeys_takes_its_share_of_the_scores() -> None:
     model = nano()
@@ -134,9 +157,10 @@ def test_a_click_that_no_mask_obeys_takes_its_share_of_the_scores() -> None:
     xy = torch.tensor([[[30.0, 20.0], [30.0, 20.0]]])
     for labels in (torch.tensor([[POSITIVE, PADDING]]), torch.tensor([[POSITIVE, NEGATIVE]])):
         told, answer = model.decode_all(features, xy, labels), model.decode(features, xy, labels)
-        inside = told.logits[0, 1:, 10, 15] > 0  # the cell of the click
-        share = torch.full((3,), 0.5) if labels[0, 1] == NEGATIVE else inside.float()
-        torch.testing.assert_close(answer.ious[0], told.ious[0, 1:] * share)
+        inside = told.logits[:, :, 10, 15] > 0  # the cell of the click
+        share = torch.full((1, 4), 0.5) if labels[0, 1] == NEGATIVE else inside.float()
+        shown = model.decoder.select(replace(told, ious=told.ious * share), multimask=True)
+        torch.testing.assert_close(answer.ious, shown.ious)
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from .layers import Mlp
 
-_SCALARS = 4
+_SCALARS, _COMPARED = 4, 5
 _AROUND = 5
 """Embedding cells across the neighbourhood in which a mask's surroundings lie."""
 _TOLD_LIMIT = 1e-3
+_SHARPNESS = 6.0
+"""Of the chances that each of the masks is the one that is meant: a softmax of the IoUs times this."""
 
 
 class MaskJudge(nn.Module):
@@ -34,10 +36,12 @@ class MaskJudge(nn.Module):
         super().__init__()
         seen = 3 * width + 2 * (width // 8) + _SCALARS + masks
         self.verdict = Mlp((seen, width, width, 1), activation=F.gelu)
-        last = self.verdict.layers[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)  # begins as the token says
-        nn.init.zeros_(last.bias)
+        self.comparison = Mlp((_COMPARED, 2 * _COMPARED, 1), activation=F.gelu)
+        for part in (self.verdict, self.comparison):
+            last = part.layers[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)  # begins as the token says
+            nn.init.zeros_(last.bias)
 
     def forward(
         self, tokens: Tensor, told: Tensor, *, embedding: Tensor, upscaled: Tensor, logits: Tensor
@@ -56,50 +60,68 @@ class MaskJudge(nn.Module):
         logits : (B, hw, 4, M)
             The masks there.
         """
-        inside = logits.float().sigmoid()  # (B, hw, 4, M)
-        coarse = inside.mean(2).transpose(1, 2)  # (B, M, hw)
-        size = embedding.shape[2:]
-        grown = F.max_pool2d(coarse.unflatten(2, size), _AROUND, stride=1, padding=_AROUND // 2)
-        cells = embedding.flatten(2).transpose(1, 2)  # (B, hw, C)
-        pixels, flat = (
-            upscaled.flatten(1, 2),
-            inside.flatten(1, 2).transpose(1, 2),
-        )  # (B, 4hw, C / 8), (B, M, 4hw)
-        rims = 4 * flat * (1 - flat)
+        inside = logits.float().flatten(1, 2).transpose(1, 2).contiguous().sigmoid()  # (B, M, 4hw)
+        coarse = inside.unflatten(2, (-1, 4)).mean(-1)  # (B, M, hw)
+        around = _grown(coarse.unflatten(2, embedding.shape[2:])).flatten(2) - coarse
+        rims = 4 * inside * (1 - inside)
+        scalars, shared = _described(inside, rims)
         seen = (
             tokens,
-            _mean(coarse, cells),
-            _mean(grown.flatten(2) - coarse, cells),
-            _mean(flat, pixels),
-            _mean(rims, pixels),
-            _described(flat, rims).to(tokens.dtype),
+            *_means((coarse, around), embedding.flatten(2).transpose(1, 2)),
+            *_means((inside, rims), upscaled.flatten(1, 2)),
+            scalars.to(tokens.dtype),
+            shared.to(tokens.dtype),
         )
-        surer: Tensor = self.verdict(torch.cat(seen, dim=-1))[..., 0]
-        return torch.sigmoid(torch.logit(told.float(), eps=_TOLD_LIMIT) + surer.float())
+        verdict = (
+            torch.logit(told.float(), eps=_TOLD_LIMIT) + self.verdict(torch.cat(seen, dim=-1))[..., 0].float()
+        )
+        compared = _compared(verdict, shared, area=inside.sum(-1)).to(tokens.dtype)
+        return torch.sigmoid(verdict + self.comparison(compared)[..., 0].float())
 
 
-def _mean(weights: Tensor, values: Tensor) -> Tensor:
-    """Return the (B, M, C) means of (B, N, C) values under (B, M, N) weights."""
-    total = weights.sum(-1, keepdim=True)
-    return (weights / total.clamp(min=1e-3)).to(values.dtype) @ values
+def _grown(coarse: Tensor) -> Tensor:
+    """Return the largest value in the neighbourhood of each cell of (B, M, h, w) masks; rows first, then columns."""
+    rows = F.max_pool2d(coarse, (_AROUND, 1), stride=1, padding=(_AROUND // 2, 0))
+    return F.max_pool2d(rows, (1, _AROUND), stride=1, padding=(0, _AROUND // 2))
 
 
-def _described(inside: Tensor, rims: Tensor) -> Tensor:
-    """Return what can be said of (B, M, N) soft masks in (B, M, `_SCALARS` + M) numbers.
+def _means(weights: tuple[Tensor, ...], values: Tensor) -> tuple[Tensor, ...]:
+    """Return the (B, M, C) means of (B, N, C) values under each of several (B, M, N) weights."""
+    together = torch.cat(weights, dim=1)
+    share = together / together.sum(-1, keepdim=True).clamp(min=1e-3)
+    return (share.to(values.dtype) @ values).chunk(len(weights), dim=1)
 
-    Size, length of the rim for the size, how sure the inside is, how little changes where the mask is cut higher or
-    lower; then the soft IoU with each of the masks.
+
+def _described(inside: Tensor, rims: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what can be said of (B, M, N) soft masks: (B, M, `_SCALARS`) numbers, and (B, M, M) soft IoUs.
+
+    The numbers: size, length of the rim for the size, how sure the inside is, how little changes where the mask is cut
+    higher or lower.
     """
     area = inside.sum(-1)  # (B, M)
-    within = area.clamp(min=1e-3)
     both = inside @ inside.transpose(1, 2)  # (B, M, M)
     higher, lower = ((inside > cut).sum(-1).float() for cut in (0.7, 0.3))
-    own = torch.diagonal(both, dim1=1, dim2=2)
     scalars = (
         (area + 1).log() / 8,
         rims.sum(-1) / (area + 1).sqrt() / 8,
-        own / within,
+        torch.diagonal(both, dim1=1, dim2=2) / area.clamp(min=1e-3),
         higher / lower.clamp(min=1),
     )
     shared = both / (area[:, :, None] + area[:, None] - both).clamp(min=1e-3)
-    return torch.cat((torch.stack(scalars, dim=-1), shared), dim=-1)
+    return torch.stack(scalars, dim=-1), shared
+
+
+def _compared(verdict: Tensor, shared: Tensor, *, area: Tensor) -> Tensor:
+    """Return what tells each mask from the others, (B, M, `_COMPARED`), from (B, M) verdicts and areas.
+
+    Its own verdict, the IoU that is to be expected where any of them may be right, the best IoU there is, how much it
+    shares with that mask, and how much smaller it is.
+    """
+    ious = torch.sigmoid(verdict)
+    chances = torch.softmax(_SHARPNESS * ious, dim=-1)
+    best = ious.argmax(dim=-1, keepdim=True)  # (B, 1)
+    highest, largest = (x.gather(1, best).expand_as(ious) for x in (ious, area))
+    like_best = shared.gather(2, best[:, None].expand(-1, shared.shape[1], -1))[..., 0]
+    expected = (shared * chances[:, None]).sum(-1)
+    smaller = (largest + 1).log() - (area + 1).log()
+    return torch.stack((verdict, expected, highest, like_best, smaller), dim=-1)

@@ -189,14 +189,14 @@ class MaskDecoder(nn.Module):
         size = (encoded.shape[2], encoded.shape[3])
         if torch.is_grad_enabled():
             upscaled = self._upscale(encoded, fine)  # (B, C / 8, 4h, 4w)
-            logits = dot(weights, upscaled)
+            logits = products = dot(weights, upscaled)
         else:
             upscaled = self._upscale_nested(encoded, fine)  # (B, hw, 16, C / 8)
-            products = upscaled.flatten(1, 2) @ weights.transpose(1, 2)
-            logits = flat(products.unflatten(1, (-1, 16)), 2, size=size)
+            products = (upscaled.flatten(1, 2) @ weights.transpose(1, 2)).unflatten(1, (-1, 16))
+            logits = flat(products, 2, size=size)
         ious = self.iou_prediction_head(tokens[:, first])[:, kept]
         if self.config.judges:
-            ious = self._judged(mask_tokens, ious, encoded=encoded, upscaled=upscaled, weights=weights)
+            ious = self._judged(mask_tokens, ious, encoded=encoded, upscaled=upscaled, products=products)
         output = MaskOutput(
             logits=logits,
             ious=ious,
@@ -237,15 +237,19 @@ class MaskDecoder(nn.Module):
         return tokens, encoded.unflatten(1, source.shape[2:]).permute(0, 3, 1, 2)
 
     def _judged(
-        self, tokens: Tensor, told: Tensor, *, encoded: Tensor, upscaled: Tensor, weights: Tensor
+        self, tokens: Tensor, told: Tensor, *, encoded: Tensor, upscaled: Tensor, products: Tensor
     ) -> Tensor:
-        """Return the judge's (B, M) IoUs: it sees every second row and column, and does not bend what it looks at."""
-        is_map = (
-            torch.is_grad_enabled()
-        )  # else the pixels of a cell lie together, the first of each 2 x 2 to the fore
-        cells = (nested(upscaled[:, :, ::2, ::2], 1) if is_map else upscaled[:, :, ::4]).detach()
-        logits = cells @ weights.detach().transpose(1, 2)[:, None]
-        answer: Tensor = self.judge(tokens, told, embedding=encoded.detach(), upscaled=cells, logits=logits)
+        """Return the judge's (B, M) IoUs: it sees every second row and column, and does not bend what it looks at.
+
+        `upscaled` and `products` are maps while gradients are recorded, else `nested` twice.
+        """
+        seen = [
+            (nested(x[:, :, ::2, ::2], 1) if torch.is_grad_enabled() else x[:, :, ::4]).detach()
+            for x in (upscaled, products)
+        ]
+        answer: Tensor = self.judge(
+            tokens, told, embedding=encoded.detach(), upscaled=seen[0], logits=seen[1]
+        )
         return answer
 
     def _upscale(self, encoded: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
@@ -278,15 +282,19 @@ class MaskDecoder(nn.Module):
     def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
         """Return what is shown of four masks (inference only).
 
-        With `multimask`, masks 1 to 3; of HQ-SAM, whose fine mask is one for all, only the best of them. Without,
+        With `multimask`, masks 1 to 3, or of judged masks the three that differ most from the best; of HQ-SAM, whose
+        fine mask is one for all, only the best of them. Without,
         mask 0; in SAM 2 while it is stable, else the best of 1 to 3; of judged masks the best, mask 0 favoured. Then
         the fine boundaries are added, if asked for.
         """
-        chosen = output.masks(slice(1, None))
-        if multimask and fine != "off" and self.config.generation == 1:
-            chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
         if not multimask:
             chosen = self._single(output)
+        elif self.config.judges:
+            chosen = output.masks(self._apart(output))
+        else:
+            chosen = output.masks(slice(1, None))
+        if multimask and fine != "off" and self.config.generation == 1:
+            chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
         if fine == "off" or not isinstance(self.fine, FineHead):  # what else there is, `finish` finishes
             return chosen
         return self.fine.finished(chosen, alone=fine == "only")
@@ -300,6 +308,21 @@ class MaskDecoder(nn.Module):
             return output
         assert isinstance(self.fine, OutlineHead)
         return self.fine.finished(output, within=within)
+
+    def _apart(self, output: MaskOutput) -> Tensor:
+        """Return the (B, 3) indices of the best mask and two others, without the one that is most like the best.
+
+        A mask that is certainly wrong (empty, or its score is 0) is left out before one that is like the best.
+        """
+        inside = (output.logits[:, :, ::2, ::2] > 0).flatten(2).float()  # (B, M, N)
+        best = output.ious.argmax(dim=1)
+        rows = torch.arange(len(best), device=best.device)
+        own = inside[rows, best][:, None]
+        both = (inside * own).sum(-1)
+        alike = both / (inside.sum(-1) + own.sum(-1) - both).clamp(min=1)
+        alike += ((output.ious <= 0) | ~inside.any(-1)).float()
+        alike[rows, best] = -1  # it stays
+        return alike.topk(MASK_TOKENS - 1, dim=1, largest=False).indices.sort(dim=1).values
 
     def _single(self, output: MaskOutput) -> MaskOutput:
         """Return the one mask of each prompt that is shown, (B, 1, …)."""

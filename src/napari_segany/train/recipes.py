@@ -110,6 +110,18 @@ SAM2_NANO = Recipe(
             dense_weight=0.1,
             scene_share=0.8,
         ),
+        Stage(
+            2700,
+            CropPlan(side=256, objects=5, part_share=0.2, magnified=0.4),
+            batch=4,
+            rate=5e-4,
+            last_rate=0.0,
+            rounds=6,
+            late_share=0.6,
+            dense_weight=0.0,
+            scene_share=0.55,
+            learns=("sam_mask_decoder", "sam_prompt_encoder"),  # what memory and fine parts stand on stays
+        ),
     ),
 )
 
@@ -178,6 +190,24 @@ SEMANTIC_NANO = Recipe(
             NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
             batch=2,
             rate=3e-4,
+            last_rate=0.0,
+            scene_share=0.9,
+            kinds=_NESTED_KINDS,
+        ),
+        Stage(
+            2200,
+            NestedPlan(side=256, objects=10, zoom=(0.35, 2.2), seen=28),
+            batch=5,
+            rate=4.5e-4,
+            last_rate=2.5e-4,
+            scene_share=0.85,
+            kinds=_NESTED_KINDS,
+        ),
+        Stage(
+            1000,
+            NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
+            batch=2,
+            rate=2.5e-4,
             last_rate=0.0,
             scene_share=0.9,
             kinds=_NESTED_KINDS,

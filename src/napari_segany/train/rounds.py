@@ -135,7 +135,7 @@ def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
 
 def _shown(logits: Tensor, ious: Tensor, is_ambiguous: Tensor) -> Tensor:
     """Return the (N, 1, h, w) logits that a person would be shown: the best by score, or the single mask."""
-    best = ious[:, 1:].argmax(dim=1) + 1
+    best = ious.argmax(dim=1)
     chosen = torch.where(is_ambiguous, best, torch.zeros_like(best))
     return logits[torch.arange(len(logits), device=logits.device), chosen][:, None].detach()
 

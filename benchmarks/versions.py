@@ -1,0 +1,94 @@
+"""How long the bundled model takes beside an earlier version of this package, in turns, each in a process of its own.
+
+`git worktree add ../earlier COMMIT`, then `python benchmarks/versions.py --other ../earlier [--rounds N]`: medians over
+all rounds, and how many times the other's. Both run with their own code and their own weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TIMES = 9
+MODEL = "sam2-nano"
+
+
+def measured() -> dict[str, list[float]]:
+    """Return milliseconds of encoding and clicking with the package that is on the path."""
+    import numpy as np
+    from skimage.data import cell
+
+    from napari_segany.core.types import Points, Prompt
+    from napari_segany.predict.image import ImagePredictor
+    from napari_segany.predict.loading import load_model
+
+    predictor = ImagePredictor(load_model(MODEL))
+    large = np.ascontiguousarray(cell()[:512, :512])
+    disc = (np.add.outer((np.arange(256) - 100) ** 2, (np.arange(256) - 90) ** 2) < 11**2) * 150
+    small = (disc + np.random.default_rng(0).normal(60, 6, (256, 256))).astype(
+        np.uint8
+    )  # looked at again, magnified
+    point = Points(np.array([[256.0, 256.0]], dtype=np.float32), np.array([True]))
+    other = Points(np.array([[100.0, 90.0]], dtype=np.float32), np.array([True]))
+    features, close = predictor.embed(large), predictor.embed(small)
+    first = predictor.predict(close, Prompt(points=other))
+    tasks: dict[str, Callable[[], Any]] = {
+        "encode 512 x 512": lambda: predictor.embed(large),
+        "click": lambda: predictor.predict(features, Prompt(points=point)),
+        "click on a small object": lambda: predictor.predict(close, Prompt(points=other)),
+        "its correction": lambda: predictor.predict(
+            close, Prompt(points=other, mask=first.logits[0]), multimask=False
+        ),
+    }
+    return {name: [_milliseconds(task) for _ in range(TIMES)] for name, task in tasks.items()}
+
+
+def _milliseconds(task: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    task()
+    return 1000 * (time.perf_counter() - start)
+
+
+def _child(source: Path) -> dict[str, list[float]]:
+    """Measure one source tree in a new process."""
+    environment = os.environ | {"PYTHONPATH": str(source.resolve())}
+    command = [sys.executable, __file__, "--measure"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    answer: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def main() -> None:
+    """Measure both by turns and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--other", type=Path, help="root of a checkout of the earlier version")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.measure:
+        print(json.dumps(measured()))
+        return
+    if asked.other is None or not (asked.other / "src" / "napari_segany").is_dir():
+        parser.error(f"--other must be the root of a checkout with src/napari_segany, got {asked.other}")
+    trees = {"this": Path(__file__).parents[1] / "src", "other": asked.other / "src"}
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in trees}
+    for _ in range(asked.rounds):
+        for name, source in trees.items():
+            for task, values in _child(source).items():
+                times[name].setdefault(task, []).extend(values)
+    print(f"{'':26}{'this, ms':>10}{'other, ms':>11}{'times':>8}")
+    for task in times["this"]:
+        ours, theirs = (statistics.median(times[name][task]) for name in trees)
+        print(f"{task:26}{ours:10.1f}{theirs:11.1f}{ours / theirs:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
