@@ -46,7 +46,7 @@ def test_objects_vanish_where_clips_are_cut_for_that() -> None:
     """And there is more change where frames are passed over."""
 
     def vanished(plan: ClipPlan) -> float:
-        return float(np.mean([~masks[-1, 0].any() for _, masks, _, _ in crops(96, plan=plan)]))
+        return float(np.mean([~masks[-1, 0].any() for _, masks, _, _ in crops(216, plan=plan)]))
 
     kinds = replace(PLAN, moving_share=1.0, still_share=0.0, strides=(1,))
     assert vanished(replace(kinds, ending_share=1.0)) > 1.25 * vanished(replace(kinds, ending_share=0.0))
