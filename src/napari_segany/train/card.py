@@ -45,12 +45,18 @@ SAM2_NANO = CardText(
         "Procedural scenes of nine kinds (`segany scenes`), rendered while training, and the training part (four "
         "fifths) of 549 images of the 2018 Data Science Bowl, stage 1 (Broad Institute, BBBC038; public domain, CC0)."
     ),
-    hardware="two CPU cores with bfloat16 matrix instructions, shared with other work",
+    hardware="one to two CPU cores with bfloat16 instructions, shared with other work",
     limits=(
         "Trained on nuclei and on synthetic scenes: other real microscopy is outside of what was measured.",
-        "Images are seen at 512 pixels on the longer side: objects under about 8 of those pixels are often missed or "
-        "merged with their neighbours; crop large images around what matters.",
-        "A click on nested structures (nucleus in cell in colony) is ambiguous: look at all three masks.",
+        "Images are seen at their own size, between 512 and 1280 pixels on the longer side: objects under about 8 of "
+        "those pixels are often missed or merged with their neighbours; crop large images around what matters.",
+        "A click on nested structures (nucleus in cell in colony) is ambiguous: in the worst of the scenes, a click "
+        "in the middle of a cell is still answered with its nucleus, and one on a spot with the nucleus around it. "
+        "Look at all three masks.",
+        "A faint nucleus beside bright ones may be answered with the dark background around it, and a thin filament "
+        "with everything between its neighbours: draw a box. Of crossing filaments it takes a piece of each.",
+        "In stained tissue it finds nuclei on a pale ground; between densely stained membranes a click may take the "
+        "whole region.",
         "The predicted IoU ranks masks; it is not a calibrated probability.",
     ),
 )

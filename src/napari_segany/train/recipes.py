@@ -122,6 +122,18 @@ SAM2_NANO = Recipe(
             scene_share=0.55,
             learns=("sam_mask_decoder", "sam_prompt_encoder"),  # what memory and fine parts stand on stays
         ),
+        Stage(
+            450,
+            CropPlan(side=256, objects=5, part_share=0.2, magnified=0.4),
+            batch=4,
+            rate=1.5e-3,
+            last_rate=0.0,
+            rounds=6,
+            late_share=0.6,
+            dense_weight=0.0,
+            scene_share=0.55,
+            learns=("judge",),
+        ),
     ),
 )
 
@@ -133,6 +145,17 @@ SAM2_HQ_NANO = Recipe(
             CropPlan(side=192, objects=4),
             batch=6,
             rate=2e-3,
+            last_rate=0.0,
+            rounds=3,
+            dense_weight=0.0,
+            scene_share=0.8,
+            kinds=(*KINDS, *(3 * THIN_KINDS), "em", "membrane"),
+        ),
+        Stage(
+            600,  # once the base's decoder had moved on
+            CropPlan(side=192, objects=4),
+            batch=6,
+            rate=8e-4,
             last_rate=0.0,
             rounds=3,
             dense_weight=0.0,
@@ -204,7 +227,7 @@ SEMANTIC_NANO = Recipe(
             kinds=_NESTED_KINDS,
         ),
         Stage(
-            1000,
+            600,
             NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
             batch=2,
             rate=2.5e-4,
