@@ -17,19 +17,14 @@ from napari_segany.core.granularity import distinct
 from napari_segany.io.exports import draw_overlay
 
 CLICK = (393, 69)
-AROUND = 128  # pixels shown on each side of the click
+AROUND = 64  # pixels on each side of the click: the model sees this part alone, and so larger
 SCALE, GAP, LINE = 2, 6, 18
 
 
 def tile(picture: NDArray[np.uint8], title: str) -> Image.Image:
-    """Return the part of an (H, W, 3) picture around the click, enlarged, with a line of text below."""
-    row, col = (
-        int(np.clip(at, AROUND, side - AROUND)) for at, side in zip(CLICK, picture.shape[:2], strict=True)
-    )
-    part = picture[row - AROUND : row + AROUND, col - AROUND : col + AROUND]
-    large = Image.fromarray(part).resize(
-        (2 * AROUND * SCALE // 2, 2 * AROUND * SCALE // 2), Image.Resampling.BICUBIC
-    )
+    """Return an (H, W, 3) picture, enlarged, with a line of text below."""
+    size = (picture.shape[1] * SCALE, picture.shape[0] * SCALE)
+    large = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
     whole = Image.new("RGB", (large.width, large.height + LINE), "white")
     whole.paste(large)
     ImageDraw.Draw(whole).text((2, large.height + 3), title, fill="black")
@@ -38,13 +33,14 @@ def tile(picture: NDArray[np.uint8], title: str) -> Image.Image:
 
 def main() -> None:
     """Predict, draw, save."""
-    image = immunohistochemistry()
+    row, col = CLICK
+    image = immunohistochemistry()[row - AROUND : row + AROUND, col - AROUND : col + AROUND].copy()
+    row = col = AROUND
     predictor = ImagePredictor(load_model("semantic-nano", precision="reproducible"))
-    click = Points(np.array([CLICK], dtype=np.float32), np.array([True]))
+    click = Points(np.array([(row, col)], dtype=np.float32), np.array([True]))
     answer = predictor.predict(predictor.embed(image), Prompt(points=click))
     marked = image.copy()
-    row, col = CLICK
-    marked[row - 5 : row + 6, col] = marked[row, col - 5 : col + 6] = (255, 255, 0)
+    marked[row - 3 : row + 4, col] = marked[row, col - 3 : col + 4] = (255, 255, 0)
     tiles = [tile(marked, f"one click, {len(distinct(answer.masks))} different masks")]
     for index in np.argsort(answer.levels):
         mask = answer.masks[index].astype(np.uint32)
