@@ -282,10 +282,9 @@ class MaskDecoder(nn.Module):
     def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
         """Return what is shown of four masks (inference only).
 
-        With `multimask`, masks 1 to 3, or of judged masks the three that differ most from the best; of HQ-SAM, whose
-        fine mask is one for all, only the best of them. Without,
-        mask 0; in SAM 2 while it is stable, else the best of 1 to 3; of judged masks the best, mask 0 favoured. Then
-        the fine boundaries are added, if asked for.
+        With `multimask`, masks 1 to 3; of judged masks the best and the two others that are least like it; of HQ-SAM,
+        whose fine mask is one for all, only the best. Without, mask 0; in SAM 2 while it is stable, else the best of 1
+        to 3; of judged masks the best, mask 0 favoured. Then the fine boundaries are added, if asked for.
         """
         if not multimask:
             chosen = self._single(output)

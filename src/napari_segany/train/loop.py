@@ -197,10 +197,8 @@ class Trainer:
         """Take one optimiser step and return its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
-        is_whole = (
-            self.recipe.base is None and stage.learns_images
-        )  # what is frozen keeps its statistics, too
-        self.module.train(mode=is_whole)
+        # what is frozen keeps its statistics, too
+        self.module.train(mode=self.recipe.base is None and stage.learns_images)
         low = LowPrecision(self.module, torch.bfloat16, only=_TRUNK if self.recipe.nests else "")
         parts = [x.to(self.device) for x in batch]
         loss: Tensor
