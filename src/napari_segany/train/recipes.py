@@ -94,6 +94,19 @@ class Recipe:
         )
 
 
+_DECODER = Stage(
+    2700,
+    CropPlan(side=256, objects=5, part_share=0.2, magnified=0.4),
+    batch=4,
+    rate=5e-4,
+    last_rate=0.0,
+    rounds=6,
+    late_share=0.6,
+    dense_weight=0.0,
+    scene_share=0.55,
+    learns=("sam_mask_decoder", "sam_prompt_encoder"),  # what memory and fine parts stand on stays
+)
+
 SAM2_NANO = Recipe(
     "sam2-nano",
     stages=(
@@ -110,59 +123,29 @@ SAM2_NANO = Recipe(
             dense_weight=0.1,
             scene_share=0.8,
         ),
-        Stage(
-            2700,
-            CropPlan(side=256, objects=5, part_share=0.2, magnified=0.4),
-            batch=4,
-            rate=5e-4,
-            last_rate=0.0,
-            rounds=6,
-            late_share=0.6,
-            dense_weight=0.0,
-            scene_share=0.55,
-            learns=("sam_mask_decoder", "sam_prompt_encoder"),  # what memory and fine parts stand on stays
-        ),
-        Stage(
-            450,
-            CropPlan(side=256, objects=5, part_share=0.2, magnified=0.4),
-            batch=4,
-            rate=1.5e-3,
-            last_rate=0.0,
-            rounds=6,
-            late_share=0.6,
-            dense_weight=0.0,
-            scene_share=0.55,
-            learns=("judge",),
-        ),
+        _DECODER,
+        replace(_DECODER, steps=450, rate=1.5e-3, learns=("judge",)),
     ),
+)
+
+_OUTLINES = Stage(
+    2400,
+    CropPlan(side=192, objects=4),
+    batch=6,
+    rate=2e-3,
+    last_rate=0.0,
+    rounds=3,
+    dense_weight=0.0,
+    scene_share=0.8,
+    kinds=(*KINDS, *(3 * THIN_KINDS), "em", "membrane"),
 )
 
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
-        Stage(
-            2400,
-            CropPlan(side=192, objects=4),
-            batch=6,
-            rate=2e-3,
-            last_rate=0.0,
-            rounds=3,
-            dense_weight=0.0,
-            scene_share=0.8,
-            kinds=(*KINDS, *(3 * THIN_KINDS), "em", "membrane"),
-        ),
-        Stage(
-            600,  # once the base's decoder had moved on
-            CropPlan(side=192, objects=4),
-            batch=6,
-            rate=8e-4,
-            last_rate=0.0,
-            rounds=3,
-            dense_weight=0.0,
-            scene_share=0.8,
-            kinds=(*KINDS, *(3 * THIN_KINDS), "em", "membrane"),
-        ),
-    ),
+        _OUTLINES,
+        replace(_OUTLINES, steps=600, rate=8e-4),
+    ),  # the second once the base's decoder had moved on
     weight_decay=0.01,
     base="sam2-nano",
     learns=(".fine.",),
@@ -187,6 +170,26 @@ _NESTED_KINDS = (
     *("cilia", "neurites", "vessels"),
 )
 
+_WIDE = Stage(
+    3000,
+    NestedPlan(side=256, objects=10, zoom=(0.35, 2.2), seen=28),
+    batch=5,
+    rate=6e-4,
+    last_rate=3e-4,
+    scene_share=0.85,
+    kinds=_NESTED_KINDS,
+)
+
+_WIDER = Stage(
+    1100,
+    NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
+    batch=2,
+    rate=3e-4,
+    last_rate=0.0,
+    scene_share=0.9,
+    kinds=_NESTED_KINDS,
+)
+
 SEMANTIC_NANO = Recipe(
     "semantic-nano",
     stages=(
@@ -199,42 +202,10 @@ SEMANTIC_NANO = Recipe(
             scene_share=0.85,
             kinds=_NESTED_KINDS,
         ),
-        Stage(
-            3000,
-            NestedPlan(side=256, objects=10, zoom=(0.35, 2.2), seen=28),
-            batch=5,
-            rate=6e-4,
-            last_rate=3e-4,
-            scene_share=0.85,
-            kinds=_NESTED_KINDS,
-        ),
-        Stage(
-            1100,
-            NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
-            batch=2,
-            rate=3e-4,
-            last_rate=0.0,
-            scene_share=0.9,
-            kinds=_NESTED_KINDS,
-        ),
-        Stage(
-            2200,
-            NestedPlan(side=256, objects=10, zoom=(0.35, 2.2), seen=28),
-            batch=5,
-            rate=4.5e-4,
-            last_rate=2.5e-4,
-            scene_share=0.85,
-            kinds=_NESTED_KINDS,
-        ),
-        Stage(
-            600,
-            NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
-            batch=2,
-            rate=2.5e-4,
-            last_rate=0.0,
-            scene_share=0.9,
-            kinds=_NESTED_KINDS,
-        ),
+        _WIDE,
+        _WIDER,
+        replace(_WIDE, steps=2200, rate=4.5e-4, last_rate=2.5e-4),
+        replace(_WIDER, steps=600, rate=2.5e-4),
     ),
     trunk_of="sam2-nano",
     trunk_share=0.5,
