@@ -98,6 +98,32 @@ def test_scenes_alone_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(moved) > 0.9 * sum(k.startswith("module") and ".memory." not in k for k in before)
 
 
+def test_a_stage_may_keep_some_of_what_it_began_with(tmp_path: Path) -> None:
+    ends = []
+    for share in (0.0, 0.25):
+        recipe = replace(RECIPE, stages=(STAGE, replace(STAGE, kept=share)))
+        trainer = trainer_in(tmp_path / str(share), recipe=recipe)
+        run = trainer.run(validate=scored(0.1, 0.2))
+        next(run)
+        begun = {k: v.clone() for k, v in trainer.average.items()}
+        list(run)
+        ends.append({k: v.clone() for k, v in trainer.average.items()})
+    for key, plain in ends[0].items():
+        mixed = 0.75 * plain + 0.25 * begun[key] if plain.is_floating_point() else plain
+        torch.testing.assert_close(ends[1][key], mixed, msg=key)
+    assert_equal(trainer.module.state_dict(), ends[1])
+
+
+def test_what_a_stage_keeps_survives_a_stop(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, stages=(replace(STAGE, steps=24, kept=0.5),))
+    stopped = trainer_in(tmp_path, recipe=recipe)
+    begun = {k: v.clone() for k, v in stopped.average.items()}
+    next(stopped.run(validate=scored(0.1), every=20))
+    resumed = trainer_in(tmp_path, recipe=recipe)
+    assert resumed.step == 20
+    assert_equal(resumed.before, begun)
+
+
 def test_a_stage_may_leave_the_trunk_as_it_is(tmp_path: Path) -> None:
     first, second = (
         Stage(2, PLAN, batch=2, rate=1e-3, last_rate=0, rounds=1, learns=learns)

@@ -24,7 +24,7 @@ VIEW_SIDE = 256
 """Frame pixels on a window's side."""
 SMALL = 56.0
 """Objects up to this many frame pixels on the longer side are looked at again."""
-LARGEST_SCALE = 4.5
+LARGEST_SCALE = 3.5
 """Frame pixels per image pixel beyond which there is nothing more to see."""
 ISLAND_SHARE = 0.3
 OUTSIDE_LOGIT = -10.0

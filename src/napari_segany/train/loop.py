@@ -76,6 +76,7 @@ class Trainer:
         self.learning = {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.optimiser = torch.optim.AdamW(_groups(self.module, recipe), lr=1e-4, betas=(0.9, 0.98))
+        self.before: dict[str, Tensor] = {}  # of a stage that keeps some of it
         self.step = self.begun = 0
         self.seconds = 0.0
         self.best = -math.inf
@@ -132,6 +133,8 @@ class Trainer:
     ) -> Iterator[StepReport]:
         """Train the rest of one stage that begins at step `first`."""
         self._freeze(stage)
+        if stage.kept and not self.before:
+            self.before = {k: v.clone() for k, v in self.average.items()}
         batches = iter(self._loader(stage))
         rng = np.random.default_rng((self.recipe.seed, self.step))
         losses: list[float] = []
@@ -141,6 +144,8 @@ class Trainer:
             losses.append(self._train_step(next(batches), stage, rate=rate, rng=rng))
             self.step += 1
             is_last = self.step == first + stage.steps
+            if is_last and stage.kept:
+                self._keep(stage.kept)
             if self.step % 20 == 0 or is_last:
                 now = time.monotonic()
                 self.seconds, began = self.seconds + now - began, now
@@ -229,6 +234,15 @@ class Trainer:
             else:
                 self.average[key].copy_(value)
 
+    @torch.no_grad()
+    def _keep(self, share: float) -> None:
+        """Mix a share of the weights that the stage began with into the averaged ones, and go on with these."""
+        for key, value in self.average.items():
+            if value.is_floating_point():
+                value.lerp_(self.before[key], share)
+        self.before = {}
+        self.module.load_state_dict(self.average)
+
     def _validated(self, validate: Callable[[dict[str, Tensor]], dict[str, float]]) -> dict[str, float]:
         """Return the metrics of the averaged weights; keep these weights where they are the best so far."""
         metrics = validate(self.averaged_weights())
@@ -251,6 +265,7 @@ class Trainer:
         state = {
             "module": self.module.state_dict(),
             "average": self.average,
+            "before": self.before,
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "begun": self.begun,
@@ -268,7 +283,7 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.module.load_state_dict(state["module"])
-            self.average = state["average"]
+            self.average, self.before = state["average"], state["before"]
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
             self.begun = state["begun"]
