@@ -149,7 +149,12 @@ _FITTED = replace(_OUTLINES, steps=600, rate=8e-4)
 
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
-    stages=(_OUTLINES, _FITTED, _FITTED),
+    stages=(
+        _OUTLINES,
+        _FITTED,
+        _FITTED,
+        replace(_FITTED, steps=700, kinds=(*_OUTLINES.kinds, *(3 * ("em", "membrane")), "composite")),
+    ),
     weight_decay=0.01,
     base="sam2-nano",
     learns=(".fine.",),
