@@ -57,6 +57,7 @@ SAM2_NANO = CardText(
         "with everything between its neighbours: draw a box. Of crossing filaments it takes a piece of each.",
         "In stained tissue it finds nuclei on a pale ground; between densely stained membranes a click may take the "
         "whole region.",
+        "Now and then a click at the image's edge is answered with a neighbour that looks alike.",
         "The predicted IoU ranks masks; it is not a calibrated probability.",
     ),
 )
@@ -78,6 +79,8 @@ SAM2_HQ_NANO = CardText(
     limits=(
         "What the base does not see at all (its logits far below zero) stays missing.",
         "A thin object that the base cuts into pieces is widened and joined only where the base is unsure.",
+        "With a box in electron micrographs, membrane stains and composite images its outlines are worse than the "
+        "base's: switch fine boundaries off there.",
         "The limits of `sam2-nano` apply.",
     ),
 )
