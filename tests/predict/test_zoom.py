@@ -12,6 +12,7 @@ from napari_segany.core.geometry import ResizeMap, fit_long_side
 from napari_segany.core.types import Box, Points, Prompt
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.predict.zoom import (
+    LARGEST_SCALE,
     OUTSIDE_LOGIT,
     VIEW_SIDE,
     boxes_of_answer,
@@ -149,6 +150,6 @@ def test_tiny_and_small_masks_get_windows_of_their_own() -> None:
     found = windows_of_small(_click(200, 300), _answer(*masks, scores=(0.9, 0.8, 0.7, 0.6)), resize)
     assert [indices for indices, _ in found] == [[0, 1], [2]]
     sides = [window[0].stop - window[0].start for _, window in found]
-    assert sides == [VIEW_SIDE // 4, VIEW_SIDE // 2]
+    assert sides == [round(VIEW_SIDE / LARGEST_SCALE), VIEW_SIDE // 2]
     assert windows_of_small(_click(200, 300), _answer(masks[3]), resize) == []
     assert windows_of_small(_click(200, 300), _answer(np.zeros((512, 512), dtype=bool)), resize) == []

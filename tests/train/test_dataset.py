@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_segany.core.errors import DataError
+from napari_segany.predict.zoom import LARGEST_SCALE
 from napari_segany.train import crops, dataset
 from napari_segany.train.crops import CropPlan, CropStream, augment_intensity, cut_crop
 from napari_segany.train.dataset import (
@@ -289,7 +290,7 @@ def test_zoom_stays_within_its_bounds() -> None:
 def test_small_objects_are_shown_as_they_are_looked_at_again() -> None:
     plan = CropPlan(side=64, objects=1, frames=(128, 128), zoom=(1.0, 1.0), magnified=1.0)
     rng = np.random.default_rng(0)
-    for radius, zoom in ((8, 4.0), (20, 2.0), (30, 1.0)):  # of 17, 41 and 61 frame pixels
+    for radius, zoom in ((8, LARGEST_SCALE), (20, 2.0), (30, 1.0)):  # of 17, 41 and 61 frame pixels
         thing = disc_image(size=(128, 128), radius=radius).objects[0]
         scales = np.array([crops.zoom_of(thing, (128, 128), plan, rng) for _ in range(40)])
         assert np.all(np.abs(np.log(scales / zoom)) <= 0.2 + 1e-9)
