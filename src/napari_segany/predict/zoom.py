@@ -25,7 +25,7 @@ VIEW_SIDE = 256
 SMALL = 56.0
 """Objects up to this many frame pixels on the longer side are looked at again."""
 LARGEST_SCALE = 3.5
-"""Frame pixels per image pixel beyond which there is nothing more to see."""
+"""Frame pixels per image pixel beyond which seeing more of what is around helps more than seeing it larger."""
 ISLAND_SHARE = 0.3
 OUTSIDE_LOGIT = -10.0
 _TRUSTED = 0.7
