@@ -153,6 +153,24 @@ def test_a_doubtful_click_teaches_only_the_best_of_three() -> None:
     assert not ious.grad.any()
 
 
+def test_a_lower_object_weight_draws_doubtful_outlines_inwards() -> None:
+    def pull(object_weight: float) -> float:
+        """Return the focal gradient on a pixel that is as often inside as outside, with logit 0."""
+        logits = torch.zeros(1, 1, 1, 2, requires_grad=True)
+        focal_loss(logits, torch.tensor([[[[0.0, 1.0]]]]), alpha=object_weight).sum().backward()
+        assert logits.grad is not None
+        return float(logits.grad.sum())
+
+    assert pull(0.75) < pull(0.6) < 0  # a step goes against the gradient: outwards, and less so
+    assert pull(0.5) == pytest.approx(0, abs=1e-7)
+    logits, truth = noise(1, 4, SIDE, SIDE), square()
+    losses = [
+        prompt_loss(logits, torch.ones(1, 4), truth, is_ambiguous=torch.tensor([False]), object_weight=weight)
+        for weight in (0.6, 0.75)
+    ]
+    assert losses[0] != losses[1]
+
+
 def test_scores_are_pulled_to_the_real_iou() -> None:
     truth = square()
     logits = (20 * (2 * truth - 1)).expand(-1, 4, -1, -1).clone()

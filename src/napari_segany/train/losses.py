@@ -14,6 +14,8 @@ from torch import Tensor
 from napari_segany.models.fine import FineConfig
 
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
+OBJECT_WEIGHT = 0.75
+"""Of object pixels in the focal loss, against 1 - this for the background."""
 UNAMBIGUOUS_SHARE = 0.2
 PLACES = 320
 """Places of one mask that a fine head learns from in one round."""
@@ -22,11 +24,11 @@ LEAST_IOU = (0.5, 0.2)
 """Of masks that answer a single click, and any other prompt."""
 
 
-def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float = OBJECT_WEIGHT, gamma: float = 2.0) -> Tensor:
     """Return the mean focal loss of each mask: (..., H, W) logits and soft truth 0..1 to (...).
 
     `alpha` is the weight of object pixels against background (1 - alpha). The papers take 0.25; a small model trained
-    from nothing then stays with empty masks.
+    from nothing then stays with empty masks. One above 0.5 draws outlines outwards where pixels are in doubt.
     """
     cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     probability = torch.sigmoid(logits)
@@ -43,10 +45,11 @@ def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return 1 - (2 * both + 1) / (either + 1)
 
 
-def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, truth: Tensor, *, object_weight: float = OBJECT_WEIGHT) -> Tensor:
     """Return the weighted sum of both for each mask: (B, M, H, W) and (B, 1, H, W) to (B, M)."""
     truth = truth.expand_as(logits)
-    return FOCAL_WEIGHT * focal_loss(logits, truth) + DICE_WEIGHT * dice_loss(logits, truth)
+    focal = focal_loss(logits, truth, alpha=object_weight)
+    return FOCAL_WEIGHT * focal + DICE_WEIGHT * dice_loss(logits, truth)
 
 
 @torch.no_grad()
@@ -59,7 +62,13 @@ def true_iou(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def prompt_loss(
-    logits: Tensor, ious: Tensor, truth: Tensor, *, is_ambiguous: Tensor, is_doubtful: Tensor | None = None
+    logits: Tensor,
+    ious: Tensor,
+    truth: Tensor,
+    *,
+    is_ambiguous: Tensor,
+    is_doubtful: Tensor | None = None,
+    object_weight: float = OBJECT_WEIGHT,
 ) -> Tensor:
     """Return the loss of one prompt round.
 
@@ -77,8 +86,10 @@ def prompt_loss(
     is_ambiguous : (B,)
     is_doubtful : (B,)
         One click on a part of something else; nowhere, if None.
+    object_weight
+        Of object pixels in the focal loss, 0 to 1.
     """
-    losses = mask_loss(logits, truth)  # (B, 4)
+    losses = mask_loss(logits, truth, object_weight=object_weight)  # (B, 4)
     best = losses[:, 1:].min(dim=1).values
     ambiguous = torch.where(is_ambiguous, 1.0, UNAMBIGUOUS_SHARE)
     sure = torch.ones_like(best) if is_doubtful is None else 1 - is_doubtful.float()

@@ -8,6 +8,7 @@ from napari_segany.core.errors import UnknownModelError
 
 from .clip_plan import ClipPlan
 from .crops import CropPlan
+from .losses import OBJECT_WEIGHT
 from .nested import NestedPlan
 from .scenes import KINDS, THIN_KINDS
 
@@ -17,10 +18,11 @@ class Stage:
     """A stretch of training with one crop plan; the learning rate goes from `rate` to `last_rate` along a cosine.
 
     `rounds` is the largest number of prompts on one object (the first, then corrective clicks), `late_share` the share
-    of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps. Where
-    `learns` says so, only parameters with one of these in their names learn, of those that the recipe leaves to learn.
-    Of the weights that the stage began with, `kept` is mixed into those that it ends with (Wortsman et al. 2022,
-    "Robust fine-tuning of zero-shot models"): both lie in one valley, whose middle is often lower.
+    of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps,
+    `object_weight` that of object pixels in the focal loss of what prompts answer. Where `learns` says so, only
+    parameters with one of these in their names learn, of those that the recipe leaves to learn. Of the weights
+    that the stage began with, `kept` is mixed into those that it ends with (Wortsman et al. 2022, "Robust fine-tuning
+    of zero-shot models"): both lie in one valley, whose middle is often lower.
     """
 
     steps: int
@@ -31,6 +33,7 @@ class Stage:
     rounds: int = 4
     late_share: float = 0.5
     dense_weight: float = 1.0
+    object_weight: float = OBJECT_WEIGHT
     scene_share: float = 0.6
     kinds: tuple[str, ...] = (*KINDS, "filaments", "em", "phase")  # the hard ones twice
     learns: tuple[str, ...] = ()

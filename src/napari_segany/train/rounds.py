@@ -85,6 +85,7 @@ def _rounds(
                 truth,
                 is_ambiguous=prompts.is_ambiguous,
                 is_doubtful=prompts.is_ambiguous & is_part,
+                object_weight=stage.object_weight,
             )
         total = total + share * loss
         weight += share
