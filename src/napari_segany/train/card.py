@@ -55,6 +55,7 @@ SAM2_NANO = CardText(
         "Look at all three masks.",
         "A faint nucleus beside bright ones may be answered with the dark background around it, and a thin filament "
         "with everything between its neighbours: draw a box. Of crossing filaments it takes a piece of each.",
+        "A small nucleus that touches a large one may be answered with both.",
         "In stained tissue it finds nuclei on a pale ground; between densely stained membranes a click may take the "
         "whole region.",
         "Now and then a click at the image's edge is answered with a neighbour that looks alike.",

@@ -132,6 +132,7 @@ SAM2_NANO = Recipe(
         _DECODER,
         replace(_DECODER, steps=450, rate=1.5e-3, learns=("judge",)),
         replace(_DECODER, steps=2200, rate=4e-4, late_share=0.7, scene_share=0.5, kept=0.5),  # judge, too
+        replace(_DECODER, steps=3000, late_share=0.7, object_weight=0.6, learns=()),  # trunk and judge, too
     ),
 )
 
@@ -150,13 +151,16 @@ _OUTLINES = Stage(
 _FITTED = replace(_OUTLINES, steps=600, rate=8e-4)
 """Each time that the base's decoder had moved on."""
 
+_WIDELY_FITTED = replace(_FITTED, steps=700, kinds=(*_OUTLINES.kinds, *(3 * ("em", "membrane")), "composite"))
+
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
         _OUTLINES,
         _FITTED,
         _FITTED,
-        replace(_FITTED, steps=700, kinds=(*_OUTLINES.kinds, *(3 * ("em", "membrane")), "composite")),
+        _WIDELY_FITTED,
+        replace(_WIDELY_FITTED, steps=1300, rate=1e-3),  # once all of the base had moved on
     ),
     weight_decay=0.01,
     base="sam2-nano",
@@ -169,6 +173,7 @@ SAM2_NANO_MEMORY = Recipe(
         Stage(4300, ClipPlan(), batch=4, rate=5e-4, last_rate=1e-4),
         Stage(900, ClipPlan(), batch=4, rate=1.5e-4, last_rate=0.0),
         Stage(1500, ClipPlan(), batch=4, rate=3.5e-4, last_rate=0.0),  # once the base's decoder had moved on
+        Stage(3300, ClipPlan(), batch=4, rate=4e-4, last_rate=0.0),  # once all of the base had
     ),
     weight_decay=0.02,
     base="sam2-nano",
