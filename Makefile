@@ -10,7 +10,7 @@ BIN := .venv/bin
 DEMO_EXTRA := $(if $(DISPLAY)$(WAYLAND_DISPLAY),[all],)
 
 help:
-	@echo "make demo   segment a real microscopy image by clicks, write masks and pictures into demo/"
+	@echo "make demo   segment real microscopy images by clicks and boxes, write masks and pictures into demo/"
 	@echo "make test   run the whole test suite, on a virtual display"
 	@echo "make dev    .venv with everything a developer needs, and the pre-commit hooks"
 	@echo "make lint   ruff, mypy and the layer table"

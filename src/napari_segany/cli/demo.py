@@ -1,4 +1,4 @@
-"""`segany demo`: segment real microscopy images by clicks, and show the result."""
+"""`segany demo`: segment real microscopy images by clicks and boxes, and show the result."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ import typer
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image that scikit-image carries in its wheel, and where a person would click."""
+    """An image that scikit-image carries in its wheel, and where a person would click or draw boxes."""
 
     name: str
     title: str
-    points: str
+    points: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
 
 
 SAMPLES = (
-    Sample("cell", "a cell in quantitative phase contrast", "374,427"),
+    Sample("cell", "a cell in quantitative phase contrast", points=("374,427",)),
     Sample(
         "immunohistochemistry",
         "colon glands, immunohistochemistry",
-        "400,318 340,285 440,370 480,330 350,355 345,388,-; 42,484; 280,487; 358,188; 320,435",
+        points=("400,318 312,262,- 500,262,- 500,374,- 310,372,-; 50,485; 280,489; 359,189; 381,195",),
+        boxes=("302,256,508,380; 32,479,68,491; 262,481,300,497; 346,183,372,195; 373,189,389,200",),
     ),
 )
 
@@ -44,7 +46,7 @@ def demo(
         bool, typer.Option("--no-window", help="Do not open napari, even with a display.")
     ] = False,
 ) -> None:
-    """Segment two real microscopy images by clicks; with a display, open napari on them."""
+    """Segment two real microscopy images, by clicks and boxes; with a display, open napari on them."""
     out.mkdir(parents=True, exist_ok=True)
     for sample in SAMPLES:
         typer.echo(f"{sample.title}:")
@@ -65,7 +67,14 @@ def _segment(sample: Sample, *, out: Path, model: str, fine: bool | None) -> Non
     image = save_picture(f"{stem}.png", getattr(skimage.data, sample.name)())
     labels, overlay = Path(f"{stem}.ome.zarr"), Path(f"{stem}-overlay.png")
     task = Task(
-        image, labels, points=(sample.points,), overlay=overlay, model=model, fine=fine, overwrite=True
+        image,
+        labels,
+        points=sample.points,
+        boxes=sample.boxes,
+        overlay=overlay,
+        model=model,
+        fine=fine,
+        overwrite=True,
     )
     made, refused = run(task)
     for one in made:
