@@ -57,7 +57,7 @@ SAM2_NANO = CardText(
         "with everything between its neighbours: draw a box. Of crossing filaments it takes a piece of each.",
         "A small nucleus that touches a large one may be answered with both.",
         "In stained tissue it finds nuclei on a pale ground; between densely stained membranes a click may take the "
-        "whole region.",
+        "whole region, and one into a gland takes a nucleus of it: draw a box around the gland, and correct that.",
         "Now and then a click at the image's edge is answered with a neighbour that looks alike.",
         "The predicted IoU ranks masks; it is not a calibrated probability.",
     ),
