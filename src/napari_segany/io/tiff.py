@@ -83,14 +83,17 @@ def _complaints() -> Iterator[list[str]]:
                 found.append(message.split("> ", 1)[-1])
 
     handler, logger = Collect(logging.WARNING), logging.getLogger("tifffile")
-    level = logger.level
+    level, propagates = logger.level, logger.propagate
+    if not logger.isEnabledFor(logging.WARNING):  # whoever silenced it wants no lines, not half an image
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
     logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)  # whoever silenced it wants no lines, not half an image
     try:
         yield found
     finally:
-        logger.setLevel(level)
         logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
 
 
 def _check_complete(file: Path, tif: tifffile.TiffFile) -> None:
