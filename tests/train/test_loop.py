@@ -77,6 +77,28 @@ def fixed_batch() -> list[torch.Tensor]:
     return [torch.stack(parts) for parts in zip(*[next(stream) for _ in range(3)], strict=True)]
 
 
+def test_some_batches_are_wide_where_the_stage_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def recorded(
+        low: LowPrecision, batch: list[torch.Tensor], *rest: object, **named: object
+    ) -> torch.Tensor:
+        seen.append(tuple(batch[0].shape))
+        return batch_loss(low, batch, *rest, **named)  # type: ignore[arg-type]  # handed on as they came
+
+    monkeypatch.setattr(loop, "batch_loss", recorded)
+    wide = replace(PLAN, side=96)
+    stage = replace(STAGE, steps=8, batch=4, wide=wide, wide_share=0.5)
+    list(
+        trainer_in(tmp_path, recipe=replace(RECIPE, stages=(stage,))).run(validate=scored(0.0, 0.0), every=8)
+    )
+    usual, as_many_pixels = (4, 3, 64, 64), (2, 3, 96, 96)
+    assert len(seen) == 8
+    assert set(seen) == {usual, as_many_pixels}
+
+
 def test_scenes_alone_train_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole_scene = dataset.from_scene
     monkeypatch.setattr(

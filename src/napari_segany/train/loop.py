@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from napari_segany.models.weights import load_strictly
 
 from .clip_plan import ClipPlan
 from .clips import ClipStream
-from .crops import CropStream
+from .crops import CropPlan, CropStream
 from .dataset import Annotated
 from .following import ClipBatch
 from .nested import NestedBatch, NestedPlan, NestedStream
@@ -135,8 +135,8 @@ class Trainer:
         self._freeze(stage)
         if stage.kept and not self.before:
             self.before = {k: v.clone() for k, v in self.average.items()}
-        batches = iter(self._loader(stage))
         rng = np.random.default_rng((self.recipe.seed, self.step))
+        batches = self._batches(stage, rng)
         losses: list[float] = []
         began = saved = time.monotonic()
         while self.step < first + stage.steps:
@@ -167,6 +167,13 @@ class Trainer:
             parameter.requires_grad = name in self.learning and (
                 not stage.learns or any(part in name for part in stage.learns)
             )
+
+    def _batches(self, stage: Stage, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """Yield batches without end; some of them wide ones, where the stage has such."""
+        usual = iter(self._loader(stage))
+        wide = iter(self._loader(_widened(stage))) if stage.wide is not None else usual
+        while True:
+            yield next(wide if rng.random() < stage.wide_share else usual)
 
     def _loader(self, stage: Stage) -> DataLoader[tuple[Tensor, ...]]:
         """Return an endless loader; its random numbers differ after every resume."""
@@ -317,6 +324,13 @@ def _forget_after(step: int, history: Path) -> None:
     partial = history.with_name(history.name + ".partial")
     partial.write_text("".join(kept))
     partial.replace(history)
+
+
+def _widened(stage: Stage) -> Stage:
+    """Return a stage whose batches are all wide, each of about as many pixels as the usual ones."""
+    assert stage.wide is not None
+    fewer = (stage.plan.side / stage.wide.side) ** 2 if isinstance(stage.plan, CropPlan) else 1.0
+    return replace(stage, plan=stage.wide, batch=max(1, round(stage.batch * fewer)))
 
 
 def _trainable(recipe: Recipe) -> nn.Module:

@@ -19,7 +19,8 @@ class Stage:
 
     `rounds` is the largest number of prompts on one object (the first, then corrective clicks), `late_share` the share
     of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps,
-    `object_weight` that of object pixels in the focal loss of what prompts answer. Where `learns` says so, only
+    `object_weight` that of object pixels in the focal loss of what prompts answer. A share of `wide_share` of the
+    batches is cut as `wide` says, as many crops as have the same number of pixels. Where `learns` says so, only
     parameters with one of these in their names learn, of those that the recipe leaves to learn. Of the weights
     that the stage began with, `kept` is mixed into those that it ends with (Wortsman et al. 2022, "Robust fine-tuning
     of zero-shot models"): both lie in one valley, whose middle is often lower.
@@ -36,6 +37,8 @@ class Stage:
     object_weight: float = OBJECT_WEIGHT
     scene_share: float = 0.6
     kinds: tuple[str, ...] = (*KINDS, "filaments", "em", "phase")  # the hard ones twice
+    wide: CropPlan | None = None
+    wide_share: float = 0.5
     learns: tuple[str, ...] = ()
     kept: float = 0.0
 

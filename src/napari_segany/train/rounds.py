@@ -69,7 +69,10 @@ def _rounds(
     binary = (truth[:, 0] > 0.5).cpu().numpy()
     binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
     prompts = first_prompts(binary, rng, mix=PromptMix()).to(truth.device)
-    rounds, origin = int(rng.integers(min(2, stage.rounds), stage.rounds + 1)), _origin(stage, rng)
+    rounds, origin = (
+        int(rng.integers(min(2, stage.rounds), stage.rounds + 1)),
+        _origin(stage, full.shape[-1], rng),
+    )
     total, weight, whole = truth.new_zeros(()), 0.0, len(truth)
     for index in range(rounds):
         with torch.set_grad_enabled(not is_fine):
@@ -126,10 +129,10 @@ def _fine_round(
     )
 
 
-def _origin(stage: Stage, rng: np.random.Generator) -> tuple[float, float]:
-    """Return where a crop lies in a whole frame, (x, y): position codes must be known everywhere in it."""
+def _origin(stage: Stage, side: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Return where a crop `side` wide lies in a whole frame, (x, y): position codes must be known everywhere in it."""
     assert isinstance(stage.plan, CropPlan)
-    room = max(stage.plan.frames[1] - stage.plan.side, 0)
+    room = max(stage.plan.frames[1] - side, 0)
     x, y = rng.uniform(0, room, size=2)
     return float(x), float(y)
 
