@@ -12,12 +12,14 @@ from torch import Tensor
 from napari_segany.train.losses import (
     DICE_WEIGHT,
     FOCAL_WEIGHT,
+    PICK_WEIGHT,
     UNAMBIGUOUS_SHARE,
     dense_loss,
     dice_loss,
     focal_loss,
     mask_loss,
     outline_loss,
+    pick_loss,
     prompt_loss,
     true_iou,
     unsure_places,
@@ -112,13 +114,13 @@ def test_true_iou_counts_pixels() -> None:
 
 
 def gradients(*, is_ambiguous: bool, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mask losses, and the absolute gradients of masks and of scores, of one prompt's four answers."""
+    """Return the mask losses, the absolute gradients of masks, and those of scores, of one prompt's four answers."""
     logits = noise(1, 4, SIDE, SIDE, seed=seed).requires_grad_()
     ious = torch.full((1, 4), 0.5, requires_grad=True)
     prompt_loss(logits, ious, square(), is_ambiguous=torch.tensor([is_ambiguous])).backward()
     assert logits.grad is not None
     assert ious.grad is not None
-    return mask_loss(logits, square())[0].detach(), logits.grad.abs().sum((2, 3))[0], ious.grad.abs()[0]
+    return mask_loss(logits, square())[0].detach(), logits.grad.abs().sum((2, 3))[0], ious.grad[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -128,7 +130,7 @@ def test_only_the_best_of_three_learns(seed: int) -> None:
     for index in (1, 2, 3):
         assert (on_masks[index] > 0) == (index == best)
     assert on_masks[0] > 0  # the single mask always does
-    assert (on_scores > 0).all()  # every score learns how good its mask is
+    assert (on_scores != 0).all()  # every score learns how good its mask is
 
 
 def test_clear_prompts_teach_the_three_less() -> None:
@@ -136,7 +138,12 @@ def test_clear_prompts_teach_the_three_less() -> None:
     _, clear, clear_scores = gradients(is_ambiguous=False)
     torch.testing.assert_close(clear[1:], UNAMBIGUOUS_SHARE * ambiguous[1:])
     torch.testing.assert_close(clear[0], ambiguous[0])
-    torch.testing.assert_close(clear_scores[1:], UNAMBIGUOUS_SHARE * scores[1:])
+    ious = torch.full((1, 4), 0.5, requires_grad=True)
+    pick_loss(ious, true_iou(noise(1, 4, SIDE, SIDE), square())).sum().backward()  # of single clicks alone
+    assert ious.grad is not None
+    torch.testing.assert_close(
+        clear_scores[1:], UNAMBIGUOUS_SHARE * (scores - PICK_WEIGHT * ious.grad[0])[1:]
+    )
 
 
 def test_a_doubtful_click_teaches_only_the_best_of_three() -> None:
@@ -181,6 +188,31 @@ def test_scores_are_pulled_to_the_real_iou() -> None:
     loss.backward()
     assert float(loss.detach()) == pytest.approx(2 * -math.log(0.6), abs=1e-3)
     assert (ious.grad < 0).all()
+
+
+def test_picking_costs_what_the_best_answer_is_better_than_the_picked_one() -> None:
+    true = torch.tensor([[0.9, 0.5, 0.5, 0.5], [0.2, 0.8, 0.8, 0.8]])
+    right, wrong = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    torch.testing.assert_close(pick_loss(right, true[:1]), torch.zeros(1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pick_loss(wrong, true[:1]), torch.tensor([0.4]), atol=1e-6, rtol=0)
+    alike = torch.full((2, 4), 0.7)
+    torch.testing.assert_close(pick_loss(alike, true), torch.tensor([0.9 - 0.6, 0.8 - 0.65]))
+
+
+def test_close_scores_are_pulled_apart_towards_the_better_answer() -> None:
+    truth = square()
+    logits = 20 * (2 * truth.repeat(1, 4, 1, 1) - 1)
+    logits[:, 0] = -20  # answers 1 to 3 fit, 0 is empty
+    pulls = []
+    for is_ambiguous in (True, False):
+        ious = torch.full((1, 4), 0.6, requires_grad=True)
+        prompt_loss(logits, ious, truth, is_ambiguous=torch.tensor([is_ambiguous])).backward()
+        assert ious.grad is not None
+        pulls.append(ious.grad[0])
+    alone = 1 / (1 - 0.6)  # of the cross-entropy of the empty answer
+    assert pulls[0][0] > 1.5 * alone
+    assert pulls[1][0] == pytest.approx(alone, rel=1e-3)
+    assert pulls[0][1] < pulls[1][1] < 0
 
 
 def test_a_batch_is_the_mean_of_its_prompts() -> None:

@@ -17,6 +17,8 @@ FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
 OBJECT_WEIGHT = 0.75
 """Of object pixels in the focal loss, against 1 - this for the background."""
 UNAMBIGUOUS_SHARE = 0.2
+PICK_WEIGHT, PICK_SHARPNESS = 1.0, 20.0
+"""Of `pick_loss`, and what predicted IoUs are multiplied by before their softmax there."""
 PLACES = 320
 """Places of one mask that a fine head learns from in one round."""
 BAND = FineConfig().band
@@ -74,9 +76,9 @@ def prompt_loss(
 
     Mask 0 learns; of masks 1 to 3 only the best one, fully where the prompt is ambiguous (one click) and by
     `UNAMBIGUOUS_SHARE` elsewhere, so that three answers make sense for any prompt. The predicted IoU of all masks
-    learns by cross-entropy: where a prompt may mean one thing or another, it becomes the IoU to expect. Where the
-    prompt is doubtful, only the best of masks 1 to 3 learns: neither mask 0 nor any score is to prefer a part to what
-    a person would name first.
+    learns by cross-entropy: where a prompt may mean one thing or another, it becomes the IoU to expect; and, where one
+    click has several answers, by what picking by it costs. Where the prompt is doubtful, only the best of masks 1 to 3
+    learns: neither mask 0 nor any score is to prefer a part to what a person would name first.
 
     Parameters
     ----------
@@ -93,9 +95,20 @@ def prompt_loss(
     best = losses[:, 1:].min(dim=1).values
     ambiguous = torch.where(is_ambiguous, 1.0, UNAMBIGUOUS_SHARE)
     sure = torch.ones_like(best) if is_doubtful is None else 1 - is_doubtful.float()
-    miss = F.binary_cross_entropy(ious.clamp(1e-4, 1 - 1e-4), true_iou(logits, truth), reduction="none")
+    true = true_iou(logits, truth)
+    miss = F.binary_cross_entropy(ious.clamp(1e-4, 1 - 1e-4), true, reduction="none")
     scores = miss[:, 0] + ambiguous * miss[:, 1:].mean(dim=1)
+    scores = scores + PICK_WEIGHT * is_ambiguous * pick_loss(ious, true)
     return (sure * (losses[:, 0] + IOU_WEIGHT * scores) + ambiguous * best).mean()
+
+
+def pick_loss(ious: Tensor, true: Tensor) -> Tensor:
+    """Return by how much the best of M answers is better than the one that is picked: two (B, M) to (B,).
+
+    Picked is by a softmax of the predicted IoUs, so that it can be learnt which answer is better where all are close.
+    """
+    chances = torch.softmax(PICK_SHARPNESS * ious, dim=-1)
+    return true.amax(dim=-1) - (chances * true).sum(dim=-1)
 
 
 def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Tensor:
