@@ -12,7 +12,15 @@ from tests.contracts.shrink import shrunken
 from napari_segany.models.close_tracking import CloseTracking
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.sam2 import SAM2, Sam2
-from napari_segany.train.following import ClipBatch, Lesson, _Course, clip_loss, follow_quality, followed_loss
+from napari_segany.train.following import (
+    ClipBatch,
+    FollowedWeights,
+    Lesson,
+    _Course,
+    clip_loss,
+    follow_quality,
+    followed_loss,
+)
 
 TRUTH = torch.zeros(2, 1, 16, 16)
 TRUTH[0, :, 4:10, 4:10] = 1  # the second object is absent
@@ -41,6 +49,27 @@ def test_lost_objects_count_little_and_without_bounds_nothing_grows() -> None:
     lost[0] = -lost[0]
     assert loss(lost, share=0.1) < 0.6 * loss(lost)
     assert loss(100 * lost) == pytest.approx(loss(8 * lost), rel=0.05)
+
+
+def test_weights_say_which_errors_count() -> None:
+    def said(scores: tuple[float, float], weights: FollowedWeights) -> float:
+        answer = output(TRUTH * 16 - 8, scores=scores)
+        return float(followed_loss(answer, TRUTH, share=torch.ones(2), weights=weights))
+
+    often, seldom = FollowedWeights(absent=4.0), FollowedWeights(absent=2.0)
+    overlooked, invented = (-3.0, -3.0), (3.0, 3.0)
+    assert said(overlooked, seldom) == pytest.approx(said(overlooked, often), abs=0.2)  # the second is right
+    assert said(invented, often) > said(invented, seldom) + 2  # half of 2 * log(1 + e^3)
+    wide, narrow = TRUTH * 16 - 8, TRUTH * 16 - 8
+    wide[0, :, 3, 4:10], narrow[0, :, 4, 4:10] = 2, -2
+    dearer = []
+    for share in (0.9, 0.5, 0.1):
+        costs = [
+            followed_loss(output(x), TRUTH, share=torch.ones(2), weights=FollowedWeights(object=share))
+            for x in (wide, narrow)
+        ]
+        dearer.append(float(costs[0] - costs[1]))
+    assert dearer == sorted(dearer)  # what lies too far outside, the less object pixels weigh
 
 
 def clips(count: int) -> list[tuple[torch.Tensor, ...]]:

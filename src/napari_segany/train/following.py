@@ -23,12 +23,11 @@ from napari_segany.models.windows import Places
 from napari_segany.predict.preprocess import normalise
 
 from .clicks import coarse_mask
-from .losses import DICE_WEIGHT, dice_loss, focal_loss, true_iou
+from .losses import ABSENT_WEIGHT, DICE_WEIGHT, OBJECT_WEIGHT, dice_loss, focal_loss, true_iou
 from .simulate import CELL, PromptBatch, PromptMix, corrected, first_prompts
 
 PRESENCE_WEIGHT = 1.0
 IOU_WEIGHT = 0.5
-ABSENT_WEIGHT = 4.0
 FOCAL_WEIGHT = 5.0
 CLICKED_WEIGHT = 1.5
 HARD = 10.0
@@ -87,6 +86,14 @@ class Lesson:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FollowedWeights:
+    """What counts how much in the loss: object pixels of 1 in all, and frames without the object against 1."""
+
+    object: float = OBJECT_WEIGHT
+    absent: float = ABSENT_WEIGHT
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipBatch:
     """B clips of T windows: pixels (B, T, 3, S, S), masks (B, T, K, S, S), corners (B, T, 2), scales (B, 1)."""
@@ -120,14 +127,19 @@ class Step:
 
 
 def clip_loss(
-    tracking: CloseTracking, batch: ClipBatch, *, rng: np.random.Generator, lesson: Lesson | None = None
+    tracking: CloseTracking,
+    batch: ClipBatch,
+    *,
+    rng: np.random.Generator,
+    lesson: Lesson | None = None,
+    weights: FollowedWeights = FollowedWeights(),
 ) -> Tensor:
     """Return the mean loss over the followed and the clicked frames of a batch."""
     lesson = lesson or Lesson.of(rng, batch.masks.shape[1])
     total, weight = batch.scales.new_zeros(()), 0.0
     for step in _Course(tracking, batch, lesson, rng).steps():
         own = CLICKED_WEIGHT if step.is_clicked else 1.0
-        total = total + own * followed_loss(step.output, step.truth, share=step.share)
+        total = total + own * followed_loss(step.output, step.truth, share=step.share, weights=weights)
         weight += own
     return total / weight
 
@@ -294,7 +306,9 @@ def follow_quality(
     return {name: round(value, 4) for name, value in (parts_of | {"score": score}).items()}
 
 
-def followed_loss(output: MaskOutput, truth: Tensor, *, share: Tensor) -> Tensor:
+def followed_loss(
+    output: MaskOutput, truth: Tensor, *, share: Tensor, weights: FollowedWeights = FollowedWeights()
+) -> Tensor:
     """Return the loss of one followed frame: masks (empty ones where the object is not), their scores, presence.
 
     Parameters
@@ -310,13 +324,13 @@ def followed_loss(output: MaskOutput, truth: Tensor, *, share: Tensor) -> Tensor
     logits = _SOFT * torch.tanh(output.logits.float() / _SOFT)
     overlap = DICE_WEIGHT * dice_loss(logits, truth) * is_there[:, None]
     masks = (
-        FOCAL_WEIGHT * focal_loss(logits, truth) + overlap
+        FOCAL_WEIGHT * focal_loss(logits, truth, alpha=weights.object) + overlap
     )  # (N, 1); of absent objects, nothing is to be found
     scores = (output.ious.float() - true_iou(logits, truth)).abs() * is_there[:, None]
     presence = F.binary_cross_entropy_with_logits(
         output.object_scores[:, 0].float(), is_there, reduction="none"
     )
-    rarity = torch.where(is_there > 0, 1.0, ABSENT_WEIGHT)  # most objects are there in most frames
+    rarity = torch.where(is_there > 0, 1.0, weights.absent)
     each = (masks + IOU_WEIGHT * scores)[:, 0] + PRESENCE_WEIGHT * rarity * presence
     return (each * share).sum() / share.sum().clamp(min=1)
 

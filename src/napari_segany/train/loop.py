@@ -25,7 +25,7 @@ from .clip_plan import ClipPlan
 from .clips import ClipStream
 from .crops import CropPlan, CropStream
 from .dataset import Annotated
-from .following import ClipBatch
+from .following import ClipBatch, FollowedWeights
 from .nested import NestedBatch, NestedPlan, NestedStream
 from .recipes import Recipe, Stage
 from .rounds import batch_loss
@@ -218,7 +218,8 @@ class Trainer:
             assert isinstance(stage.plan, NestedPlan)
             loss = low("nested", NestedBatch(*parts), rng, stage.plan.is_many)  # type: ignore[assignment]  # tasks share one signature
         elif self.recipe.follows:
-            loss = low("follow", ClipBatch(*parts), rng)  # type: ignore[assignment]  # as above
+            weights = FollowedWeights(stage.object_weight, stage.absent_weight)
+            loss = low("follow", ClipBatch(*parts), rng, weights)  # type: ignore[assignment]  # as above
         else:
             loss = batch_loss(low, parts, stage, rng=rng, is_fine=self.recipe.is_fine)
         self.optimiser.zero_grad(set_to_none=True)

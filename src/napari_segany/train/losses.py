@@ -16,6 +16,8 @@ from napari_segany.models.fine import FineConfig
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
 OBJECT_WEIGHT = 0.75
 """Of object pixels in the focal loss, against 1 - this for the background."""
+ABSENT_WEIGHT = 4.0
+"""Of a frame without the object in the presence loss, against 1: most objects are there in most frames."""
 UNAMBIGUOUS_SHARE = 0.2
 PICK_WEIGHT, PICK_SHARPNESS = 1.0, 20.0
 """Of `pick_loss`, and what predicted IoUs are multiplied by before their softmax there."""

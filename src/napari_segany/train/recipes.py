@@ -8,7 +8,7 @@ from napari_segany.core.errors import UnknownModelError
 
 from .clip_plan import ClipPlan
 from .crops import CropPlan
-from .losses import OBJECT_WEIGHT
+from .losses import ABSENT_WEIGHT, OBJECT_WEIGHT
 from .nested import NestedPlan
 from .scenes import KINDS, THIN_KINDS
 
@@ -19,7 +19,8 @@ class Stage:
 
     `rounds` is the largest number of prompts on one object (the first, then corrective clicks), `late_share` the share
     of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps,
-    `object_weight` that of object pixels in the focal loss of what prompts answer. A share of `wide_share` of the
+    `object_weight` that of object pixels in the focal loss of what prompts answer and of what is followed,
+    `absent_weight` that of frames without the object in what is learnt of presence. A share of `wide_share` of the
     batches is cut as `wide` says, as many crops as have the same number of pixels. Where `learns` says so, only
     parameters with one of these in their names learn, of those that the recipe leaves to learn. Of the weights
     that the stage began with, `kept` is mixed into those that it ends with (Wortsman et al. 2022, "Robust fine-tuning
@@ -35,6 +36,7 @@ class Stage:
     late_share: float = 0.5
     dense_weight: float = 1.0
     object_weight: float = OBJECT_WEIGHT
+    absent_weight: float = ABSENT_WEIGHT
     scene_share: float = 0.6
     kinds: tuple[str, ...] = (*KINDS, "filaments", "em", "phase")  # the hard ones twice
     wide: CropPlan | None = None

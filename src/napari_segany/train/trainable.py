@@ -29,8 +29,8 @@ class Trainable(nn.Module):
         if task == "encode":
             return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
         if task == "follow":
-            batch, rng = inputs
-            return clip_loss(CloseTracking(self.model), batch, rng=rng)  # type: ignore[arg-type]  # as above
+            batch, rng, weights = inputs
+            return clip_loss(CloseTracking(self.model), batch, rng=rng, weights=weights)  # type: ignore[arg-type]  # as above
         if task == "dense":
             return self.dense_head(*inputs)
         if task == "outline":
