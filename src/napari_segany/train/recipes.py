@@ -138,6 +138,16 @@ SAM2_NANO = Recipe(
         replace(_DECODER, steps=450, rate=1.5e-3, learns=("judge",)),
         replace(_DECODER, steps=2200, rate=4e-4, late_share=0.7, scene_share=0.5, kept=0.5),  # judge, too
         replace(_DECODER, steps=3000, late_share=0.7, object_weight=0.6, learns=()),  # trunk and judge, too
+        replace(
+            _DECODER,
+            steps=3300,
+            late_share=0.7,
+            object_weight=0.45,
+            scene_share=0.62,
+            wide=CropPlan(side=384, objects=5, part_share=0.2, zoom=(0.7, 1.5)),
+            wide_share=0.45,
+            learns=(),
+        ),
     ),
 )
 
@@ -166,6 +176,7 @@ SAM2_HQ_NANO = Recipe(
         _FITTED,
         _WIDELY_FITTED,
         replace(_WIDELY_FITTED, steps=1300, rate=1e-3),  # once all of the base had moved on
+        replace(_WIDELY_FITTED, steps=1200, rate=1e-3),  # once again
     ),
     weight_decay=0.01,
     base="sam2-nano",
@@ -179,6 +190,9 @@ SAM2_NANO_MEMORY = Recipe(
         Stage(900, ClipPlan(), batch=4, rate=1.5e-4, last_rate=0.0),
         Stage(1500, ClipPlan(), batch=4, rate=3.5e-4, last_rate=0.0),  # once the base's decoder had moved on
         Stage(3300, ClipPlan(), batch=4, rate=4e-4, last_rate=0.0),  # once all of the base had
+        Stage(
+            1500, ClipPlan(), batch=4, rate=5e-4, last_rate=0.0, object_weight=0.5, absent_weight=2.0
+        ),  # once again
     ),
     weight_decay=0.02,
     base="sam2-nano",
@@ -239,6 +253,8 @@ SEMANTIC_NANO = Recipe(
             last_rate=0.0,
             kept=0.5,
         ),
+        replace(_WIDE, plan=replace(_WIDE_PLAN, magnified=0.2), steps=1500, rate=5e-4, last_rate=1.5e-4),
+        replace(_WIDER, steps=500, rate=2e-4, kept=0.5),
     ),
     trunk_of="sam2-nano",
     trunk_share=0.5,
