@@ -253,8 +253,6 @@ SEMANTIC_NANO = Recipe(
             last_rate=0.0,
             kept=0.5,
         ),
-        replace(_WIDE, plan=replace(_WIDE_PLAN, magnified=0.2), steps=1500, rate=5e-4, last_rate=1.5e-4),
-        replace(_WIDER, steps=500, rate=2e-4, kept=0.5),
     ),
     trunk_of="sam2-nano",
     trunk_share=0.5,
