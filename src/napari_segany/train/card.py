@@ -80,8 +80,8 @@ SAM2_HQ_NANO = CardText(
     limits=(
         "What the base does not see at all (its logits far below zero) stays missing.",
         "A thin object that the base cuts into pieces is widened and joined only where the base is unsure.",
-        "With a box in electron micrographs, membrane stains and composite images its outlines are worse than the "
-        "base's: switch fine boundaries off there.",
+        "In bright field, stained tissue and fluorescence its outlines are up to 3.5 points of boundary IoU worse than "
+        "the base's: switch fine boundaries off there.",
         "The limits of `sam2-nano` apply.",
     ),
 )
