@@ -55,7 +55,8 @@ SAM2_NANO = CardText(
         "Look at all three masks.",
         "A faint nucleus beside bright ones may be answered with the dark background around it, and a thin filament "
         "with everything between its neighbours: draw a box. Of crossing filaments it takes a piece of each.",
-        "A small nucleus that touches a large one may be answered with both.",
+        "A small nucleus that touches a large one may be answered with both, and one of a row that touch side by side "
+        "with all of them.",
         "In stained tissue it finds nuclei on a pale ground; between densely stained membranes a click may take the "
         "whole region, and one into a gland takes a nucleus of it: draw a box around the gland, and correct that.",
         "Now and then a click at the image's edge is answered with a neighbour that looks alike.",
