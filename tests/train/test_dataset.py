@@ -21,12 +21,14 @@ from napari_segany.train.crops import CropPlan, CropStream, augment_intensity, c
 from napari_segany.train.dataset import (
     Annotated,
     annotate,
+    from_clip,
     from_scene,
     is_validation,
     modality_of,
     pair_files,
     read_folder,
 )
+from napari_segany.train.movies import CLIP_KINDS, render_clip
 
 PLAN = CropPlan(side=64, objects=3, frames=(128, 128))
 GREY = np.random.default_rng(1).integers(0, 200, size=(64, 80), dtype=np.uint8)
@@ -191,6 +193,20 @@ def test_a_scene_keeps_its_nested_objects() -> None:
         if thing.is_primary:  # most of it is one and the same label
             inside = item.labels[thing.box][thing.mask]
             assert np.bincount(inside)[1:].max() > 0.5 * inside.size
+
+
+@pytest.mark.parametrize("kind", CLIP_KINDS)
+def test_a_frame_of_a_clip_is_an_image_like_others(kind: str) -> None:
+    for seed in (12, 13):
+        item = from_clip(seed, size=(96, 128), kind=kind)
+        assert item.image.shape == item.labels.shape == (96, 128)
+        assert item.modality == kind
+        assert item.objects
+        assert all(thing.is_primary and thing.mask.sum() >= 12 for thing in item.objects)
+        clip = render_clip(seed, kind=kind, frames=1 + seed % 8, size=(96, 128))
+        found = [np.array_equal(item.labels, labels) for labels in clip.labels]
+        assert np.array_equal(item.image, clip.images[found.index(True)])
+        assert len(np.unique(item.labels)) == max(len(np.unique(labels)) for labels in clip.labels)
 
 
 # --- crops
@@ -376,6 +392,29 @@ def test_a_stream_of_scenes_yields_valid_crops(monkeypatch: pytest.MonkeyPatch) 
     assert 2 <= len(seeds) < 8 + 2  # the pool is used again
     assert min(seeds) >= 1 << 32  # those below are for validation
     assert torch.get_num_threads() == threads
+
+
+def test_a_stream_shows_frames_of_clips_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def scene(seed: int, *, size: tuple[int, int], kind: str) -> Annotated:
+        asked.append(f"scene of {kind}")
+        return disc_image()
+
+    def clip(seed: int, *, size: tuple[int, int], kind: str) -> Annotated:
+        assert seed >= 1 << 32  # those below are for validation
+        asked.append(f"clip of {kind}")
+        return disc_image()
+
+    monkeypatch.setattr(crops, "from_scene", scene)
+    monkeypatch.setattr(crops, "from_clip", clip)
+    told = CropStream([], PLAN, seed=1, kinds=("em",), clip_kinds=("tubes",), clip_share=0.5)
+    list(islice(told, 40))
+    assert 10 <= asked.count("clip of tubes") <= 30
+    assert asked.count("clip of tubes") + asked.count("scene of em") == len(asked)
+    asked.clear()
+    list(islice(CropStream([], PLAN, seed=1, kinds=("em",)), 40))
+    assert set(asked) == {"scene of em"}
 
 
 def test_a_stream_repeats_by_its_seed() -> None:

@@ -17,7 +17,7 @@ from napari_segany.core.types import BoolMask, Labels
 from napari_segany.predict.preprocess import to_rgb
 from napari_segany.predict.zoom import zoom_of_side
 
-from .dataset import MIN_PIXELS, Annotated, Annotation, from_scene
+from .dataset import MIN_PIXELS, Annotated, Annotation, from_clip, from_scene
 from .scenes import KINDS
 
 
@@ -216,7 +216,10 @@ def to_frame(
 
 
 class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
-    """An endless stream of crops: a share from annotated images, the rest from a pool of scenes renewed slowly."""
+    """An endless stream of crops: a share from annotated images, the rest from a pool of scenes renewed slowly.
+
+    Where there are `clip_kinds`, of movies and stacks, `clip_share` of the scenes are single frames of these.
+    """
 
     def __init__(
         self,
@@ -226,6 +229,8 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         seed: int,
         scene_share: float = 0.5,
         kinds: tuple[str, ...] = KINDS,
+        clip_kinds: tuple[str, ...] = (),
+        clip_share: float = 0.25,
         pool: int = 300,
     ) -> None:
         super().__init__()
@@ -234,6 +239,8 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         self.seed = seed
         self.scene_share = scene_share if self.images else 1.0
         self.kinds = kinds
+        self.clip_kinds = clip_kinds
+        self.clip_share = clip_share if clip_kinds else 0.0
         self.pool = pool
         self._shares = np.ones(0)
 
@@ -264,7 +271,10 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         if len(scenes) < self.pool or rng.random() < 0.25:
             seed = int(rng.integers(1 << 40)) + (1 << 32)  # validation scenes have smaller seeds
             size = int(rng.choice([192, 256, 320]))
-            new = from_scene(seed, size=(size, size), kind=str(rng.choice(self.kinds)))
+            if self.clip_share and rng.random() < self.clip_share:
+                new = from_clip(seed, size=(size, size), kind=str(rng.choice(self.clip_kinds)))
+            else:
+                new = from_scene(seed, size=(size, size), kind=str(rng.choice(self.kinds)))
             if len(scenes) < self.pool:
                 scenes.append(new)
             else:

@@ -16,10 +16,12 @@ from scipy import ndimage
 from napari_segany.core.errors import DataError
 from napari_segany.core.types import BoolMask, Labels
 
+from .movies import render_clip
 from .scenes import render_scene
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 MIN_PIXELS = 12
+_LONGEST = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,3 +173,11 @@ def from_scene(seed: int, *, size: tuple[int, int], kind: str | None = None) -> 
     return Annotated(
         f"{scene.kind}-{seed}", scene.kind, scene.image, scene.labels, tuple(objects), is_complete=True
     )
+
+
+def from_clip(seed: int, *, size: tuple[int, int], kind: str) -> Annotated:
+    """Return the one frame of a rendered movie or stack of `kind`, up to `_LONGEST` long, that shows most objects."""
+    clip = render_clip(seed, kind=kind, frames=1 + seed % _LONGEST, size=size)
+    shown = [len(np.unique(labels)) for labels in clip.labels]
+    best = int(np.argmax(shown))
+    return annotate(f"{kind}-{seed}", clip.images[best], clip.labels[best], modality=kind)

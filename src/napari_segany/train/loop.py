@@ -192,7 +192,13 @@ class Trainer:
             )
         else:
             stream = CropStream(
-                self.images, stage.plan, seed=seed, scene_share=stage.scene_share, kinds=stage.kinds
+                self.images,
+                stage.plan,
+                seed=seed,
+                scene_share=stage.scene_share,
+                kinds=stage.kinds,
+                clip_kinds=stage.clip_kinds,
+                clip_share=stage.clip_share,
             )
         workers = 1 if self.device.type == "cpu" else 12
         return DataLoader(stream, batch_size=stage.batch, num_workers=workers, prefetch_factor=3)

@@ -20,7 +20,8 @@ class Stage:
     `rounds` is the largest number of prompts on one object (the first, then corrective clicks), `late_share` the share
     of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps,
     `object_weight` that of object pixels in the focal loss of what prompts answer and of what is followed,
-    `absent_weight` that of frames without the object in what is learnt of presence. A share of `wide_share` of the
+    `absent_weight` that of frames without the object in what is learnt of presence. Where there are `clip_kinds`,
+    `clip_share` of the scenes are single frames of such movies and stacks. A share of `wide_share` of the
     batches is cut as `wide` says, as many crops as have the same number of pixels. Where `learns` says so, only
     parameters with one of these in their names learn, of those that the recipe leaves to learn. Of the weights
     that the stage began with, `kept` is mixed into those that it ends with (Wortsman et al. 2022, "Robust fine-tuning
@@ -39,6 +40,8 @@ class Stage:
     absent_weight: float = ABSENT_WEIGHT
     scene_share: float = 0.6
     kinds: tuple[str, ...] = (*KINDS, "filaments", "em", "phase")  # the hard ones twice
+    clip_kinds: tuple[str, ...] = ()
+    clip_share: float = 0.25
     wide: CropPlan | None = None
     wide_share: float = 0.5
     learns: tuple[str, ...] = ()
