@@ -200,6 +200,16 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float, dt
         read_weights(tmp_path / "bad.safetensors")
 
 
+def test_variances_below_zero_are_refused(tmp_path: Path) -> None:
+    weights = small_weights() | {"norm.running_var": torch.tensor([0.0, 1.0])}
+    save_file(weights, tmp_path / "good.safetensors")
+    assert "norm.running_var" in read_weights(tmp_path / "good.safetensors")
+    weights["norm.running_var"][1] = -0.5
+    save_file(weights, tmp_path / "bad.safetensors")
+    with pytest.raises(WeightsError, match=r"bad\.safetensors: 'norm\.running_var' holds -0\.5"):
+        read_weights(tmp_path / "bad.safetensors")
+
+
 def test_weights_load_with_their_values_and_keep_the_module_s_type() -> None:
     module = Small()
     halves = {

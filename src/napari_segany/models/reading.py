@@ -25,6 +25,7 @@ DECODER_PREFIX = "decoder."
 """Before the keys of micro-sam's decoder, where a file holds a model and its decoder."""
 
 _WRAPPERS = ("model", "state_dict")
+_VARIANCE = "running_var"  # of a batch norm
 _PREFIXES = ("module.", "model.", "sam.", "_orig_mod.")  # of training code around a model
 _LOSSES = re.compile(
     r"(?:(?:module|model|_orig_mod)\.)*criterion\."
@@ -212,7 +213,7 @@ def _described(value: object) -> str:
 
 
 def _check_values(weights: Mapping[str, Tensor], *, path: Path) -> None:
-    """Refuse NaN, infinity, and tensors that claim more elements than the file has."""
+    """Refuse NaN, infinity, variances below zero, and tensors that claim more elements than the file has."""
     import torch
 
     if not weights:
@@ -230,4 +231,8 @@ def _check_values(weights: Mapping[str, Tensor], *, path: Path) -> None:
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise WeightsError(
                 f"{path}: {key!r} holds NaN or infinity: training went wrong or the file is damaged"
+            )
+        if key.endswith(_VARIANCE) and low < 0:
+            raise WeightsError(
+                f"{path}: {key!r} holds {float(low):g}, and a variance is 0 or more: the file is damaged"
             )
