@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,14 @@ from napari_segany.models.fine import FineConfig
 from napari_segany.models.mask_decoder import MaskOutput, nested
 from napari_segany.models.outline import (
     AROUND,
+    FEATURES,
+    LOGITS,
     PIXELS,
     OutlineContext,
     OutlineHead,
     outline_inputs,
     pixels_below,
+    places_beside,
     unsure,
 )
 
@@ -112,16 +116,47 @@ def test_inputs_are_what_lies_around_a_place() -> None:
     context, logits = output.context, output.logits
     assert context is not None
     side = logits.shape[3]
+    pairs = F.pixel_unshuffle(frame, 2)[0]  # (12, 8, 8)
     for answer, mask, y, x in ((0, 0, 3, 4), (1, 2, 0, 7), (1, 1, 7, 0)):
         place = torch.tensor([((answer * logits.shape[1] + mask) * side + y) * side + x])
         (inputs,) = outline_inputs(context, logits, place)
-        pixels, seen, coarse = inputs.split([len(AROUND) * PIXELS, WIDTH // 8, len(AROUND)])
-        torch.testing.assert_close(seen, features[answer, :, y, x])
-        rows, cols = (np.clip([at - 1, at, at + 1], 0, side - 1) for at in (y, x))
-        expected = logits[answer, mask][np.ix_(rows, cols)].flatten() / 4
-        torch.testing.assert_close(coarse, expected.clamp(-3, 3))
-        pairs = F.pixel_unshuffle(frame, 2)[0][:, rows][:, :, cols]  # (12, 3, 3)
-        torch.testing.assert_close(pixels, pairs.permute(1, 2, 0).flatten())
+        pixels, seen, coarse = inputs.split([len(AROUND) * PIXELS, len(FEATURES) * WIDTH // 8, len(LOGITS)])
+
+        def at(maps: Tensor, steps: Sequence[tuple[int, int]], y: int = y, x: int = x) -> Tensor:
+            rows, cols = (np.clip([p + step[k] for step in steps], 0, side - 1) for k, p in enumerate((y, x)))
+            return maps[:, rows, cols].T.flatten()
+
+        torch.testing.assert_close(pixels, at(pairs, AROUND))
+        torch.testing.assert_close(seen, at(features[answer], FEATURES))
+        torch.testing.assert_close(coarse, at(logits[answer, mask][None] / 4, LOGITS).clamp(-3, 3))
+
+
+def test_places_beside_are_those_that_touch_and_are_unsure_too() -> None:
+    shape = torch.Size((2, 1, 4, 5))
+    places = torch.tensor(
+        [0, 1, 6, 19, 20, 4]
+    )  # 0 and 20 are corners of two masks, 4 and 20 far apart in a row
+    beside = places_beside(places, shape)
+    assert beside.shape == (6, 9)
+    for number, place in enumerate(places.tolist()):
+        mask, row, col = place // 20, place % 20 // 5, place % 5
+        for (dy, dx), found in zip(AROUND, beside[number].tolist(), strict=True):
+            y, x = row + dy, col + dx
+            wanted = mask * 20 + y * 5 + x
+            is_there = 0 <= y < 4 and 0 <= x < 5 and wanted in places.tolist()
+            assert found == (places.tolist().index(wanted) if is_there else 6)
+
+
+@torch.inference_mode()
+def test_a_place_hears_those_beside_it_and_no_others() -> None:
+    network = head()
+    inputs, told = torch.randn(3, network.first.in_features), torch.zeros(3, 16)
+    alone = torch.full((3, 9), 3)
+    pair = alone.clone()
+    pair[0, 5], pair[1, 3] = 1, 0  # the first two touch
+    before, after = network(inputs, told, alone), network(inputs, told, pair)
+    assert not torch.allclose(before[:2], after[:2])
+    torch.testing.assert_close(before[2], after[2])
 
 
 def test_the_pixels_below_a_place_are_in_the_order_of_an_unshuffled_frame() -> None:

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from napari_segany.train.losses import (
@@ -242,6 +244,16 @@ def test_places_are_those_near_zero() -> None:
     assert sorted(places[0, 0].tolist()) == [3 * 16 + c for c in range(4, 9)]
     assert sorted(places[1, 0].tolist()) == [r * 16 + 2 for r in range(10, 15)]
     assert unsure_places(logits, 1000, rng=np.random.default_rng(0)).shape == (2, 1, 256)
+
+
+@given(seed=st.integers(0, 1000))
+def test_places_are_one_stretch_of_an_outline(seed: int) -> None:
+    logits = torch.full((1, 1, 32, 32), 9.0)
+    logits[..., 16, :] = 0.5
+    (places,) = unsure_places(logits, 7, rng=np.random.default_rng(seed))[0]
+    assert set((places // 32).tolist()) == {16}
+    cols = sorted((places % 32).tolist())
+    assert cols == list(range(cols[0], cols[0] + 7))
 
 
 def test_places_that_the_base_is_sure_of_and_masks_of_other_things_hardly_count() -> None:

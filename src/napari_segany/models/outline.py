@@ -1,7 +1,9 @@
 """The bundled models' fine boundaries: outlines decided anew, at the frame's resolution, where the base is unsure.
 
 After PointRend (Kirillov et al. 2020): a small network looks at one pixel of the coarse logits at a time and corrects
-the 2 x 2 pixels of the frame below it. Nothing is made in advance of an image, and sure pixels cost nothing.
+the 2 x 2 pixels of the frame below it. Once on the way, unsure pixels hear what those beside them see (cf. Graham & van
+der Maaten 2017, "Submanifold sparse convolutional networks"), so that outlines are decided as lines and not pixel by
+pixel. Nothing is made in advance of an image, and sure pixels cost nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +26,13 @@ LOGIT_SCALE = 4.0
 PIXELS = 12
 """Channels of the frame with its 2 x 2 pixels beside each other."""
 AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
+_RING = tuple(step for step in AROUND if step != (0, 0))
+FEATURES = tuple((2 * dy, 2 * dx) for dy, dx in AROUND)
+"""Where features are read, in logits from a place."""
+LOGITS = (*AROUND, *((far * dy, far * dx) for far in (3, 6) for dy, dx in _RING))
+"""Where logits are read."""
+_SHARED = 16
+"""Channels that a place tells those beside it."""
 _SAMPLE = 4096
 
 
@@ -49,7 +58,7 @@ class OutlineContext:
 
 
 class OutlineHead(nn.Module):
-    """Corrects logits around outlines: 36 pixels of the frame, 9 coarse logits and the features behind them go in.
+    """Corrects logits around outlines: 36 pixels of the frame, 25 coarse logits and features at 9 places go in.
 
     Which object is meant comes from the mask's token. Corrections start at zero: an untrained head answers as its base
     does, but for `generosity`.
@@ -60,10 +69,13 @@ class OutlineHead(nn.Module):
         self.config = config
         hidden = config.hidden
         self.meant = Mlp((width, width, 2 * hidden))
-        self.first = nn.Linear(len(AROUND) * (PIXELS + 1) + width // 8, hidden)
+        looked = len(AROUND) * PIXELS + len(FEATURES) * (width // 8) + len(LOGITS)
+        self.first = nn.Linear(looked, hidden)
+        self.shared = nn.Linear(hidden, _SHARED)
+        self.heard = nn.Linear(len(AROUND) * _SHARED, hidden)
         self.second = nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, 4)
-        for silent in (self.meant.layers[-1], self.last):
+        for silent in (self.meant.layers[-1], self.heard, self.last):
             assert isinstance(silent, nn.Linear)
             nn.init.zeros_(silent.weight)
             nn.init.zeros_(silent.bias)
@@ -73,10 +85,12 @@ class OutlineHead(nn.Module):
         told: Tensor = self.meant(tokens)
         return told
 
-    def forward(self, inputs: Tensor, told: Tensor) -> Tensor:
-        """Return the (..., 4) corrections of the pixels below (..., I) inputs."""
+    def forward(self, inputs: Tensor, told: Tensor, beside: Tensor) -> Tensor:
+        """Return the (..., 4) corrections of the pixels below (..., I) inputs; `beside` as `places_beside` says."""
         bias, gain = told.chunk(2, dim=-1)
         x = F.relu(self.first(inputs) + bias)
+        said = F.pad(F.relu(self.shared(x)).flatten(0, -2), (0, 0, 0, 1))  # a silent one at the end
+        x = F.relu(x + self.heard(_taken(said, beside).flatten(-2)))
         x = F.relu(self.second(x)) * (1 + gain)
         corrections: Tensor = self.last(x)
         return corrections
@@ -99,7 +113,8 @@ class OutlineHead(nn.Module):
         below = pixels_below(places, logits.shape)  # (P, 4)
         mask = places // (logits.shape[2] * logits.shape[3])
         told = _taken(self.told(output.tokens).flatten(0, 1), mask)
-        change = self(outline_inputs(context, logits, places), told)
+        inputs = outline_inputs(context, logits, places)
+        change = self(inputs, told, places_beside(places, logits.shape))
         if logits.shape[1] > 1:
             change = change + _taken(generosity(output.ious).reshape(-1, 1), mask)
         flat = wide.view(-1)
@@ -138,24 +153,50 @@ def pixels_below(places: Tensor, shape: torch.Size) -> Tensor:
     return corner[..., None] + corner.new_tensor([0, 1, 2 * width, 2 * width + 1])
 
 
+def places_beside(places: Tensor, shape: torch.Size) -> Tensor:
+    """Return (..., 9) which of all P flat places in `shape` (B, M, h, w) lie `AROUND` each of them, P for none."""
+    height, width = shape[2:]
+    mask, y, x = (each[..., None] for each in _coordinates(places, height, width))
+    rows, cols = _steps(y, x, AROUND)
+    is_inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+    numbers = places.new_full((shape.numel(),), places.numel())
+    numbers[places.flatten()] = torch.arange(places.numel(), device=places.device)
+    at = (mask * height + rows.clamp(0, height - 1)) * width + cols.clamp(0, width - 1)
+    return torch.where(is_inside, _taken(numbers, at), places.numel())
+
+
 def outline_inputs(context: OutlineContext, logits: Tensor, places: Tensor) -> Tensor:
     """Return the (..., I) inputs of `OutlineHead` at flat (...) places in (B, M, h, w) logits."""
     _, masks, height, width = logits.shape
-    mask, y, x = _coordinates(places, height, width)
+    mask, y, x = (each[..., None] for each in _coordinates(places, height, width))
     answer = mask // masks
-    rows, cols = (torch.stack([at + step[axis] for step in AROUND], dim=-1) for axis, at in enumerate((y, x)))
-    around = rows.clamp(0, height - 1) * width + cols.clamp(0, width - 1)  # (..., 9)
-    image = (answer if len(context.pixels) > 1 else torch.zeros_like(answer))[..., None] * (height * width)
-    inner = ((y // 2 % 2) * 2 + x // 2 % 2) * 4 + (y % 2) * 2 + x % 2
-    cell = (((answer * height + y) // 4) * (width // 4) + x // 4) * 16 + inner
-    pixels = _taken(context.pixels.permute(0, 2, 3, 1).reshape(-1, PIXELS), around + image)  # (..., 9, 12)
-    coarse = _taken(logits.reshape(-1, 1), around + mask[..., None] * (height * width)) / LOGIT_SCALE
+
+    def reached(steps: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+        rows, cols = _steps(y, x, steps)
+        return rows.clamp(0, height - 1), cols.clamp(0, width - 1)
+
+    rows, cols = reached(AROUND)
+    image = answer if len(context.pixels) > 1 else torch.zeros_like(answer)
+    pixels = _taken(
+        context.pixels.permute(0, 2, 3, 1).reshape(-1, PIXELS), (image * height + rows) * width + cols
+    )
+    rows, cols = reached(FEATURES)
+    inner = ((rows // 2 % 2) * 2 + cols // 2 % 2) * 4 + (rows % 2) * 2 + cols % 2
+    cell = (((answer * height + rows) // 4) * (width // 4) + cols // 4) * 16 + inner
     features = _taken(context.cells.flatten(0, 2), cell)
-    return torch.cat((pixels.flatten(-2), features, coarse.flatten(-2).clamp(-3, 3)), dim=-1)
+    rows, cols = reached(LOGITS)
+    coarse = _taken(logits.flatten(), (mask * height + rows) * width + cols) / LOGIT_SCALE
+    return torch.cat((pixels.flatten(-2), features.flatten(-2), coarse.clamp(-3, 3)), dim=-1)
+
+
+def _steps(y: Tensor, x: Tensor, steps: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+    """Return (..., S) rows and columns some steps from (..., 1) ones."""
+    dy, dx = y.new_tensor(steps).T
+    return y + dy, x + dx
 
 
 def _taken(rows: Tensor, index: Tensor) -> Tensor:
-    """Return (..., C), the rows of (N, C) at (...) indices; five times faster than brackets."""
+    """Return (..., C), or (...) of (N,), the rows of (N, C) at (...) indices; five times faster than brackets."""
     return rows.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 

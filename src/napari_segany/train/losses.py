@@ -114,10 +114,19 @@ def pick_loss(ious: Tensor, true: Tensor) -> Tensor:
 
 
 def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Tensor:
-    """Return (..., count) flat places of (..., H, W) logits, those near zero likelier, others each time."""
-    size = logits.abs().flatten(-2)
-    jitter = torch.from_numpy(np.exp(rng.uniform(-1.5, 1.5, size=size.shape[-1:])).astype(np.float32))
-    return (size * jitter.to(size.device)).topk(min(count, size.shape[-1]), dim=-1, largest=False).indices
+    """Return (..., count) flat places of (..., H, W) logits within `BAND`, and sure ones where these are too few.
+
+    They are those nearest to one of them, the less sure ones likelier to be that: a stretch of an outline, as what
+    lies beside each other is decided together.
+    """
+    height, width = logits.shape[-2:]
+    size = logits.abs()
+    drawn = torch.from_numpy(rng.random(size.shape, dtype=np.float32)).to(size) / (size + 0.5)
+    middle = torch.where(size < BAND, drawn, drawn - drawn.max() - 1).flatten(-2).argmax(-1)[..., None, None]
+    rows, cols = torch.arange(height).to(middle)[:, None], torch.arange(width).to(middle)
+    far = torch.maximum((rows - middle // width).abs(), (cols - middle % width).abs())
+    far = torch.where(size < BAND, far, far + height + width)
+    return far.flatten(-2).topk(min(count, height * width), dim=-1, largest=False).indices
 
 
 def outline_loss(

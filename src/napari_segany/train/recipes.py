@@ -9,6 +9,7 @@ from napari_segany.core.errors import UnknownModelError
 from .clip_plan import ClipPlan
 from .crops import CropPlan
 from .losses import ABSENT_WEIGHT, OBJECT_WEIGHT
+from .movies import CLIP_KINDS
 from .nested import NestedPlan
 from .scenes import KINDS, THIN_KINDS
 
@@ -121,6 +122,13 @@ _DECODER = Stage(
     learns=("sam_mask_decoder", "sam_prompt_encoder"),  # what memory and fine parts stand on stays
 )
 
+_WHOLE = replace(_DECODER, late_share=0.7, learns=())
+"""Trunk and judge, too."""
+
+_WIDELY = replace(
+    _WHOLE, wide=CropPlan(side=384, objects=5, part_share=0.2, zoom=(0.7, 1.5)), wide_share=0.45
+)
+
 SAM2_NANO = Recipe(
     "sam2-nano",
     stages=(
@@ -140,16 +148,17 @@ SAM2_NANO = Recipe(
         _DECODER,
         replace(_DECODER, steps=450, rate=1.5e-3, learns=("judge",)),
         replace(_DECODER, steps=2200, rate=4e-4, late_share=0.7, scene_share=0.5, kept=0.5),  # judge, too
-        replace(_DECODER, steps=3000, late_share=0.7, object_weight=0.6, learns=()),  # trunk and judge, too
+        replace(_WHOLE, steps=3000, object_weight=0.6),
+        replace(_WIDELY, steps=3300, object_weight=0.45, scene_share=0.62),
         replace(
-            _DECODER,
-            steps=3300,
-            late_share=0.7,
-            object_weight=0.45,
-            scene_share=0.62,
-            wide=CropPlan(side=384, objects=5, part_share=0.2, zoom=(0.7, 1.5)),
-            wide_share=0.45,
-            learns=(),
+            _WIDELY,
+            steps=3400,
+            rate=6e-4,
+            object_weight=0.5,
+            scene_share=0.72,
+            kinds=(*KINDS, "filaments", "filaments", "em", "phase", "phase", "composite"),
+            clip_kinds=(*CLIP_KINDS, "tubes", "tubes", "shells", "sheet"),
+            kept=0.3,
         ),
     ),
 )
@@ -171,6 +180,12 @@ _FITTED = replace(_OUTLINES, steps=600, rate=8e-4)
 
 _WIDELY_FITTED = replace(_FITTED, steps=700, kinds=(*_OUTLINES.kinds, *(3 * ("em", "membrane")), "composite"))
 
+_EVENLY = (
+    *KINDS,
+    *THIN_KINDS,
+    *("neurites", "vessels", "cilia", "em", "membrane", "brightfield", "histology", "fluorescence"),
+)
+
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
@@ -180,6 +195,7 @@ SAM2_HQ_NANO = Recipe(
         _WIDELY_FITTED,
         replace(_WIDELY_FITTED, steps=1300, rate=1e-3),  # once all of the base had moved on
         replace(_WIDELY_FITTED, steps=1200, rate=1e-3),  # once again
+        replace(_FITTED, steps=1800, rate=1.2e-3, kinds=_EVENLY),  # with a head that sees further
     ),
     weight_decay=0.01,
     base="sam2-nano",
@@ -196,6 +212,15 @@ SAM2_NANO_MEMORY = Recipe(
         Stage(
             1500, ClipPlan(), batch=4, rate=5e-4, last_rate=0.0, object_weight=0.5, absent_weight=2.0
         ),  # once again
+        Stage(
+            2300,
+            ClipPlan(again=("sheet", "sheet", "shells", "shells", "tubes", "tubes", "phase", "phase")),
+            batch=4,
+            rate=6e-4,
+            last_rate=0.0,
+            object_weight=0.5,
+            absent_weight=1.5,
+        ),
     ),
     weight_decay=0.02,
     base="sam2-nano",

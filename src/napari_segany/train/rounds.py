@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.outline import outline_inputs, pixels_below
+from napari_segany.models.outline import outline_inputs, pixels_below, places_beside
 from napari_segany.predict.preprocess import normalise
 
 from .crops import CropPlan
 from .losses import (
+    BAND,
     PLACES,
     dense_loss,
     outline_loss,
@@ -47,7 +49,7 @@ def batch_loss(
     total = _rounds(low, _repeat(features, count), full, stage, is_part=parts, rng=rng, is_fine=is_fine)
     if stage.dense_weight > 0:
         maps: Tensor = low("dense", features.fine[0])  # type: ignore[assignment]  # as above
-        total = total + stage.dense_weight * dense_loss(maps.float(), nn.functional.avg_pool2d(dense, CELL))
+        total = total + stage.dense_weight * dense_loss(maps.float(), F.avg_pool2d(dense, CELL))
     return total
 
 
@@ -65,7 +67,7 @@ def _rounds(
 
     `is_part` (N,) says which objects are parts of others: one click there means the others as well.
     """
-    truth = nn.functional.avg_pool2d(full, CELL)  # (N, 1, S/2, S/2)
+    truth = F.avg_pool2d(full, CELL)  # (N, 1, S/2, S/2)
     binary = (truth[:, 0] > 0.5).cpu().numpy()
     binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
     prompts = first_prompts(binary, rng, mix=PromptMix()).to(truth.device)
@@ -114,19 +116,21 @@ def _fine_round(
     """Return the loss of the outlines of a round's masks, all four of each answer."""
     base, context = output.logits.float(), output.context
     assert context is not None
-    ious = true_iou(base, nn.functional.avg_pool2d(full, CELL))  # (N, 4)
-    places = unsure_places(base, PLACES, rng=rng)  # (N, 4, P)
+    ious = true_iou(base, F.avg_pool2d(full, CELL))  # (N, 4)
+    places = unsure_places(base, PLACES, rng=rng)  # (N, 4, P), those of one mask together
     first = torch.arange(ious.numel(), device=places.device).view_as(ious) * base[0, 0].numel()
     places = places + first[..., None]  # in all masks
     inputs = outline_inputs(context, base, places)
-    change: Tensor = low("outline", inputs.to(low.dtype), output.tokens[:, :, None])  # type: ignore[assignment]  # as above
-    wide = nn.functional.interpolate(base, size=full.shape[2:], mode="bilinear").flatten()
+    coarse = base.flatten()[places]
+    heard = F.pad(coarse.abs().flatten() < BAND, (0, 1))  # sure places are not asked when it counts
+    beside = places_beside(places, base.shape)
+    beside = torch.where(heard[beside], beside, places.numel())
+    change: Tensor = low("outline", inputs.to(low.dtype), output.tokens[:, :, None], beside)  # type: ignore[assignment]  # as above
+    wide = F.interpolate(base, size=full.shape[2:], mode="bilinear").flatten()
     truth = full.expand(-1, base.shape[1], -1, -1).reshape(-1)
     below = pixels_below(places, base.shape)
     logits = wide[below] + change.float()
-    return outline_loss(
-        logits, truth[below], base=base.flatten()[places], ious=ious, is_ambiguous=is_ambiguous
-    )
+    return outline_loss(logits, truth[below], base=coarse, ious=ious, is_ambiguous=is_ambiguous)
 
 
 def _origin(stage: Stage, side: int, rng: np.random.Generator) -> tuple[float, float]:

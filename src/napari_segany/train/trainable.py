@@ -36,8 +36,8 @@ class Trainable(nn.Module):
         if task == "outline":
             fine = self.model.decoder.fine
             assert isinstance(fine, OutlineHead)
-            looked, tokens = inputs
-            return fine(looked, fine.told(tokens))  # type: ignore[arg-type]  # as above
+            looked, tokens, beside = inputs
+            return fine(looked, fine.told(tokens), beside)  # type: ignore[arg-type]  # as above
         features, xy, labels, masks, origin = inputs
         return self.model.decode_all(
             features,  # type: ignore[arg-type]  # as above
