@@ -82,8 +82,8 @@ SAM2_HQ_NANO = CardText(
     limits=(
         "What the base does not see at all (its logits far below zero) stays missing.",
         "A thin object that the base cuts into pieces is widened and joined only where the base is unsure.",
-        "In fluorescence, and around phase contrast's halos, its outlines are up to 0.7 points of boundary IoU worse "
-        "than the base's: nothing is gained there.",
+        "In fluorescence its outlines are up to 0.6 points of boundary IoU worse than the base's: nothing is gained "
+        "there.",
         "The limits of `sam2-nano` apply.",
     ),
 )

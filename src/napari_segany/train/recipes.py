@@ -186,6 +186,12 @@ _EVENLY = (
     *("neurites", "vessels", "cilia", "em", "membrane", "brightfield", "histology", "fluorescence"),
 )
 
+_THINLY = (
+    *KINDS,
+    *(2 * THIN_KINDS),
+    *("neurites", "cilia", "em", "fluorescence", "fluorescence", "spots", "histology", "brightfield"),
+)
+
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
@@ -196,6 +202,7 @@ SAM2_HQ_NANO = Recipe(
         replace(_WIDELY_FITTED, steps=1300, rate=1e-3),  # once all of the base had moved on
         replace(_WIDELY_FITTED, steps=1200, rate=1e-3),  # once again
         replace(_FITTED, steps=1800, rate=1.2e-3, kinds=_EVENLY),  # with a head that sees further
+        replace(_FITTED, steps=1200, rate=9e-4, kinds=_THINLY),
     ),
     weight_decay=0.01,
     base="sam2-nano",
