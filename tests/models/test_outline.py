@@ -133,9 +133,7 @@ def test_inputs_are_what_lies_around_a_place() -> None:
 
 def test_places_beside_are_those_that_touch_and_are_unsure_too() -> None:
     shape = torch.Size((2, 1, 4, 5))
-    places = torch.tensor(
-        [0, 1, 6, 19, 20, 4]
-    )  # 0 and 20 are corners of two masks, 4 and 20 far apart in a row
+    places = torch.tensor([0, 1, 6, 19, 20, 4])  # 19 and 20 are neighbours in memory, but of two masks
     beside = places_beside(places, shape)
     assert beside.shape == (6, 9)
     for number, place in enumerate(places.tolist()):

@@ -62,6 +62,10 @@ def test_a_card_says_how_weights_came_about_and_what_they_reach(tmp_path: Path, 
     assert "clips of 8 windows of 128 pixels or 5 windows of 224 pixels" in text
     assert "crops of 192 pixels" in text
     assert "learning rate 0.0005 to 0, 45% of the batches on crops of 384 pixels;" in text
+    assert (
+        "crops of 384 pixels, 25% of the scenes frames of clips, mixed with 30% of the weights before;"
+        in text
+    )
     assert "| under 100 pixels | 7 | 0.500 | 0.625 | 0.750 | 4.500 | 0.875 | 0.812 | 0.688 |" in text
     assert "| touching | 7 | 0.500 |" in text
     assert "rank the answers at 0.75" in text
