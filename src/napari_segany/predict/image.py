@@ -33,6 +33,7 @@ from napari_segany.models.mask_decoder import FineUse, MaskOutput
 from napari_segany.models.semantic_sam import SemanticSam
 
 from .answers import Look, prediction_of, prediction_of_looks, prediction_of_view
+from .corrections import corrected
 from .features import Features, pack, unpack
 from .loading import Model
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
@@ -270,9 +271,16 @@ class ImagePredictor:
                 batch = [encoded[i] for i in part]
                 output = self._decode(tensors, batch, multimask=multimask, use=use)
                 if output is not None:  # else there were too many at once: again, with fewer
-                    answers.update((i, output.row(k)) for k, i in enumerate(part))
+                    answers.update((i, self._kept(output.row(k), encoded[i])) for k, i in enumerate(part))
                     done += len(part)
         return [answers[index] for index in range(len(encoded))]
+
+    def _kept(self, answer: MaskOutput, prompt: Encoded) -> MaskOutput:
+        """Return an answer that, in the bundled models, leaves alone what a correction does not ask to change."""
+        config = self.model.config
+        if not (config.is_local and prompt.has_answer) or isinstance(self.model.network, SemanticSam):
+            return answer
+        return corrected(answer, prompt, step=config.stride / 4)
 
     def _most_prompts(self) -> int:
         """Return how many prompts to decode at once."""
@@ -389,4 +397,4 @@ def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
             size=size,
             step=(view.resize.source[0] / size[0], view.resize.source[1] / size[1]),
         )[0]
-    return Encoded(edges * zoom - 0.5, prompt.labels, mask)
+    return Encoded(edges * zoom - 0.5, prompt.labels, mask, has_answer=prompt.has_answer)

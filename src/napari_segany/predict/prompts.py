@@ -21,11 +21,12 @@ DRAWN_LOGIT = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """One prompt as tensors: (N, 2) (x, y) in frame pixels, (N,) labels, (1, h, w) logits."""
+    """One prompt as tensors: (N, 2) (x, y) in frame pixels, (N,) labels, (1, h, w) logits, of an answer or drawn."""
 
     xy: Tensor
     labels: Tensor
     mask: Tensor | None
+    has_answer: bool = False
 
     @property
     def kind(self) -> tuple[int, bool, bool]:
@@ -42,7 +43,9 @@ def encode_prompt(prompt: Prompt, features: Features) -> Encoded:
         If it asks for text, lies outside of the image, or its mask does not belong to the features.
     """
     xy, labels = _encode_points(prompt, features)
-    return Encoded(xy, labels, None if prompt.mask is None else _encode_mask(prompt.mask, features))
+    if prompt.mask is None:
+        return Encoded(xy, labels, None)
+    return Encoded(xy, labels, _encode_mask(prompt.mask, features), has_answer=prompt.mask.dtype != np.bool_)
 
 
 def _encode_points(prompt: Prompt, features: Features) -> tuple[Tensor, Tensor]:
