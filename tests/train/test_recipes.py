@@ -8,6 +8,7 @@ from napari_segany.core.errors import UnknownModelError
 from napari_segany.models.sam2 import SAM2
 from napari_segany.models.semantic_sam import SEMANTIC
 from napari_segany.predict.window_follower import APPEARING, SIDE
+from napari_segany.train.answer_plan import AnswerPlan
 from napari_segany.train.crops import CropPlan
 from napari_segany.train.recipes import RECIPES, recipe_of
 from napari_segany.train.simulate import CELL
@@ -28,6 +29,9 @@ def test_a_recipe_can_be_followed(name: str) -> None:
         if isinstance(stage.plan, CropPlan):
             sides = [stage.plan.side]
             assert stage.plan.frames == (config.image_size, config.largest_size)  # as prediction chooses them
+        elif isinstance(stage.plan, AnswerPlan):
+            sides = list(stage.plan.size)
+            assert stage.learns == ("judge",)  # nothing else is taught by answers
         else:
             sides = [stage.plan.usual.side, stage.plan.large.side]
             assert sides[0] == SIDE  # of the windows that objects are followed in

@@ -7,6 +7,8 @@ it shares with the other answers; cf. Huang et al. 2019, "Mask Scoring R-CNN". W
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,28 @@ _AROUND = 5
 _TOLD_LIMIT = 1e-3
 _SHARPNESS = 6.0
 """Of the chances that each of the masks is the one that is meant: a softmax of the IoUs times this."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What a judge decides by.
+
+    Attributes
+    ----------
+    seen : (B, M, S)
+        Of each mask: its token, means of what lies inside, around it and on its rim, and what can be said of its shape.
+    told : (B, M)
+        What the IoU token says, 0 to 1.
+    shared : (B, M, M)
+        Soft IoUs of the masks with each other.
+    area : (B, M)
+        Soft, in cells of what was looked at.
+    """
+
+    seen: Tensor
+    told: Tensor
+    shared: Tensor
+    area: Tensor
 
 
 class MaskJudge(nn.Module):
@@ -60,6 +84,14 @@ class MaskJudge(nn.Module):
         logits : (B, hw, 4, M)
             The masks there.
         """
+        evidence = self.look(tokens, told, embedding=embedding, upscaled=upscaled, logits=logits)
+        return self.decide(evidence)
+
+    @staticmethod
+    def look(
+        tokens: Tensor, told: Tensor, *, embedding: Tensor, upscaled: Tensor, logits: Tensor
+    ) -> Evidence:
+        """Return what there is to see of four masks; for the parameters see `forward`."""
         inside = logits.float().flatten(1, 2).transpose(1, 2).contiguous().sigmoid()  # (B, M, 4hw)
         coarse = inside.unflatten(2, (-1, 4)).mean(-1)  # (B, M, hw)
         around = _grown(coarse.unflatten(2, embedding.shape[2:])).flatten(2) - coarse
@@ -72,10 +104,14 @@ class MaskJudge(nn.Module):
             scalars.to(tokens.dtype),
             shared.to(tokens.dtype),
         )
-        verdict = (
-            torch.logit(told.float(), eps=_TOLD_LIMIT) + self.verdict(torch.cat(seen, dim=-1))[..., 0].float()
-        )
-        compared = _compared(verdict, shared, area=inside.sum(-1)).to(tokens.dtype)
+        return Evidence(torch.cat(seen, dim=-1), told, shared, inside.sum(-1))
+
+    def decide(self, evidence: Evidence) -> Tensor:
+        """Return the (B, M) IoUs that the evidence speaks for."""
+        dtype = evidence.seen.dtype
+        verdict = torch.logit(evidence.told.float(), eps=_TOLD_LIMIT)
+        verdict = verdict + self.verdict(evidence.seen)[..., 0].float()
+        compared = _compared(verdict, evidence.shared, area=evidence.area).to(dtype)
         return torch.sigmoid(verdict + self.comparison(compared)[..., 0].float())
 
 

@@ -333,7 +333,7 @@ class ImagePredictor:
     ) -> tuple[MaskOutput, View]:
         """Return the answer to a prompt from a magnified window, and that window."""
         view = self._view(features, window)
-        seen = [_in_view(prompt, features, view)]
+        seen = [in_view(prompt, features, view)]
         (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
         return answer, view
 
@@ -381,7 +381,7 @@ def _half(image: NDArray[np.generic], rgb: Tensor) -> Tensor:
     return rgb[:, : 1 if image.ndim == 2 else 3].half().clone()
 
 
-def _in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
+def in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
     """Return a prompt of the whole frame in the coordinates of a view."""
     scale = torch.tensor(features.resize.scale[::-1], dtype=torch.float32)
     zoom = torch.tensor(view.resize.scale[::-1], dtype=torch.float32)

@@ -17,10 +17,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from napari_segany.core.errors import DataError
+from napari_segany.core.types import ModelCard
+from napari_segany.models.judge import MaskJudge
 from napari_segany.models.sam2 import build_sam2
 from napari_segany.models.semantic_sam import SEMANTIC, build_semantic
 from napari_segany.models.weights import load_strictly
+from napari_segany.predict.image import ImagePredictor
+from napari_segany.predict.loading import assemble
+from napari_segany.predict.precision import place
 
+from .answer_plan import AnswerPlan
+from .answers import AnswerStream, judge_loss
 from .clip_plan import ClipPlan
 from .clips import ClipStream
 from .crops import CropPlan, CropStream
@@ -179,6 +186,16 @@ class Trainer:
         """Return an endless loader; its random numbers differ after every resume."""
         seed = self.recipe.seed * 100_003 + self.step
         stream: IterableDataset[tuple[Tensor, ...]]
+        if isinstance(stage.plan, AnswerPlan):
+            stream = AnswerStream(
+                self._predictor(),
+                self.images,
+                stage.plan,
+                seed=seed,
+                kinds=stage.kinds,
+                batch=stage.batch,
+            )
+            return DataLoader(stream, batch_size=None)
         if isinstance(stage.plan, ClipPlan):
             stream = ClipStream(self.images, stage.plan, seed=seed, batch=stage.batch)
         elif isinstance(stage.plan, NestedPlan):
@@ -203,6 +220,13 @@ class Trainer:
         workers = 1 if self.device.type == "cpu" else 12
         return DataLoader(stream, batch_size=stage.batch, num_workers=workers, prefetch_factor=3)
 
+    def _predictor(self) -> ImagePredictor:
+        """Return a predictor with the averaged weights."""
+        card, weights = ModelCard(self.recipe.row, "in training"), self.averaged_weights()
+        return ImagePredictor(
+            assemble(card, weights, placement=place(self.device.type), where="the running training")
+        )
+
     def _rate(self, stage: Stage, done: int) -> float:
         """Return the learning rate after `done` steps of a stage: a cosine, behind a warm-up where the run began."""
         cosine = 0.5 + 0.5 * math.cos(math.pi * done / stage.steps)
@@ -226,6 +250,10 @@ class Trainer:
         elif self.recipe.follows:
             weights = FollowedWeights(stage.object_weight, stage.absent_weight)
             loss = low("follow", ClipBatch(*parts), rng, weights)  # type: ignore[assignment]  # as above
+        elif isinstance(stage.plan, AnswerPlan):
+            judge = self.module.get_submodule("model.decoder.judge")
+            assert isinstance(judge, MaskJudge)
+            loss = judge_loss(judge, parts, left_out=stage.plan.left_out)
         else:
             loss = batch_loss(low, parts, stage, rng=rng, is_fine=self.recipe.is_fine)
         self.optimiser.zero_grad(set_to_none=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from napari_segany.core.errors import UnknownModelError
 
+from .answer_plan import AnswerPlan
 from .clip_plan import ClipPlan
 from .crops import CropPlan
 from .losses import ABSENT_WEIGHT, OBJECT_WEIGHT
@@ -30,7 +31,7 @@ class Stage:
     """
 
     steps: int
-    plan: CropPlan | ClipPlan
+    plan: CropPlan | ClipPlan | AnswerPlan
     batch: int
     rate: float
     last_rate: float
@@ -160,6 +161,7 @@ SAM2_NANO = Recipe(
             clip_kinds=(*CLIP_KINDS, "tubes", "tubes", "shells", "sheet"),
             kept=0.3,
         ),
+        Stage(800, AnswerPlan(), batch=256, rate=3e-3, last_rate=0.0, kinds=KINDS, learns=("judge",)),
     ),
 )
 
@@ -203,6 +205,7 @@ SAM2_HQ_NANO = Recipe(
         replace(_WIDELY_FITTED, steps=1200, rate=1e-3),  # once again
         replace(_FITTED, steps=1800, rate=1.2e-3, kinds=_EVENLY),  # with a head that sees further
         replace(_FITTED, steps=1200, rate=9e-4, kinds=_THINLY),
+        replace(_FITTED, steps=5000, rate=9e-4, kinds=(*_THINLY, *THIN_KINDS, "fluorescence")),
     ),
     weight_decay=0.01,
     base="sam2-nano",
@@ -227,6 +230,15 @@ SAM2_NANO_MEMORY = Recipe(
             last_rate=0.0,
             object_weight=0.5,
             absent_weight=1.5,
+        ),
+        Stage(
+            3200,
+            ClipPlan(again=(*(2 * ("sheet", "shells")), *(3 * ("tubes", "phase")))),
+            batch=4,
+            rate=6e-4,
+            last_rate=0.0,
+            object_weight=0.5,
+            absent_weight=1.2,
         ),
     ),
     weight_decay=0.02,

@@ -1,0 +1,20 @@
+"""How a judge is taught; apart from the teaching, because recipes are read without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """What a judge learns from: answers to one click on `objects` (at most) of each of `scenes` and of `images`.
+
+    They are collected once, by the model as it then is and as a person would get them, then gone through again and
+    again; `left_out` of the evidence is hidden each time.
+    """
+
+    scenes: int = 560
+    images: int = 560
+    objects: tuple[int, int] = (8, 12)
+    size: tuple[int, int] = (256, 256)
+    left_out: float = 0.2

@@ -1,0 +1,143 @@
+"""Answers to single clicks, as a predictor gives them, for the judge to learn which of four masks is meant.
+
+A crop shows a model less than a whole frame does, and all else that learns meanwhile moves the masks; a judge that was
+trained along with everything else prefers spots that are too large, and cells that are too small. Here nothing else
+moves: answers are collected on whole images and in the windows that small objects are looked at again in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_segany.core.types import Points, Prompt
+from napari_segany.models.judge import Evidence, MaskJudge
+from napari_segany.models.mask_decoder import MaskDecoder, MaskOutput
+from napari_segany.models.sam2 import Sam2
+from napari_segany.predict.image import ImagePredictor, in_view
+from napari_segany.predict.prompts import encode_prompt
+
+from .answer_plan import AnswerPlan
+from .clicks import deepest_point, first_click
+from .dataset import Annotated, from_scene
+from .losses import pick_loss, true_iou
+from .metrics import whole_mask
+
+SCORE_WEIGHT = 2.0
+"""Of the cross-entropy of the predicted IoUs, against 1 for what picking by them costs."""
+_FIRST_SEED = 1 << 32
+
+
+class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
+    """An endless stream of batches of (seen, told, shared, area, true): an `Evidence` and the true IoUs (B, M)."""
+
+    def __init__(
+        self,
+        predictor: ImagePredictor,
+        images: list[Annotated],
+        plan: AnswerPlan,
+        *,
+        seed: int,
+        kinds: tuple[str, ...],
+        batch: int,
+    ) -> None:
+        super().__init__()
+        self.predictor, self.plan, self.kinds = predictor, plan, kinds
+        self.images = [item for item in images if item.objects]
+        self.seed, self.batch = seed, batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Collect the answers, then yield random ones of them."""
+        rng = np.random.default_rng(self.seed)
+        answers = self.collected(rng)
+        count = len(answers[0])
+        while True:
+            rows = torch.from_numpy(rng.integers(count, size=self.batch))
+            yield tuple(values[rows].float() for values in answers)
+
+    def collected(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Return everything that is learnt from, as one long batch; what is seen in half precision."""
+        looks = [
+            look
+            for item, most in self._items(rng)
+            for look in answers_of(self.predictor, item, rng, most=most)
+        ]
+        return tuple(torch.cat(values) for values in zip(*looks, strict=True))
+
+    def _items(self, rng: np.random.Generator) -> Iterator[tuple[Annotated, int]]:
+        """Yield scenes, then images, and how many objects of each are clicked on."""
+        in_scene, in_image = self.plan.objects
+        for index in range(self.plan.scenes):
+            seed = _FIRST_SEED + int(rng.integers(1 << 40))  # validation scenes have smaller seeds
+            yield from_scene(seed, size=self.plan.size, kind=self.kinds[index % len(self.kinds)]), in_scene
+        order = rng.permutation(len(self.images))
+        for index in range(self.plan.images if self.images else 0):
+            yield self.images[order[index % len(order)]], in_image
+
+
+def answers_of(
+    predictor: ImagePredictor, item: Annotated, rng: np.random.Generator, *, most: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield (seen, told, shared, area, true), one row each, of every look at some primary objects of an image.
+
+    Half of the clicks are in the middle of the object, the others anywhere in it.
+    """
+    network = predictor.model.network
+    assert isinstance(network, Sam2)
+    chosen = rng.permutation([i for i, thing in enumerate(item.objects) if thing.is_primary])[:most]
+    features = predictor.embed(item.image) if len(chosen) else None
+    for index in chosen:
+        assert features is not None
+        mask = whole_mask(item.objects[index], item.labels.shape)
+        click = first_click(mask, rng)
+        at = deepest_point(mask) if rng.random() < 0.5 else (click.row, click.col)
+        points = Points(np.array([at], dtype=np.float32), np.array([True]))
+        with _witnessed(network.decoder) as looks:
+            predictor.predict(features, Prompt(points=points))
+        truth = encode_prompt(Prompt(points=points, mask=mask), features)
+        truths = [truth]
+        if len(looks) > 1:  # the window is the one that was used last
+            truths.append(in_view(truth, features, next(reversed(features.views.values()))))
+        for (evidence, logits), true in zip(looks, truths, strict=True):
+            assert true.mask is not None
+            if (true.mask > 0).any():
+                ious = true_iou(logits, (true.mask[None] > 0).float())
+                yield evidence.seen.half(), evidence.told, evidence.shared, evidence.area, ious
+
+
+def judge_loss(judge: MaskJudge, batch: list[Tensor], *, left_out: float) -> Tensor:
+    """Return what a judge's IoUs are off by, and what picking by them costs, for a batch of an `AnswerStream`."""
+    seen, told, shared, area, true = batch
+    ious = judge.decide(Evidence(F.dropout(seen, left_out), told, shared, area))
+    miss = F.binary_cross_entropy(ious.clamp(1e-4, 1 - 1e-4), true)
+    return SCORE_WEIGHT * miss + pick_loss(ious, true).mean()
+
+
+@contextmanager
+def _witnessed(decoder: MaskDecoder) -> Iterator[list[tuple[Evidence, Tensor]]]:
+    """Give a list that fills with what the judge was shown of each answer and with its (B, 4, h, w) logits."""
+    evidence: list[Evidence] = []
+    looks: list[tuple[Evidence, Tensor]] = []
+
+    def before(judge: MaskJudge, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        evidence.append(judge.look(*inputs, **named))
+
+    def after(_: MaskDecoder, __: object, output: MaskOutput) -> None:
+        looks.append((Evidence(*(x.clone() for x in astuple(evidence[-1]))), output.logits.clone()))
+
+    hooks = (
+        decoder.judge.register_forward_pre_hook(before, with_kwargs=True),
+        decoder.register_forward_hook(after),
+    )
+    try:
+        yield looks
+    finally:
+        for hook in hooks:
+            hook.remove()
