@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from napari_segany.train.loop import Trainer
 from napari_segany.train.metrics import whole_mask
 from napari_segany.train.recipes import Recipe, Stage
 
-PLAN = AnswerPlan(scenes=2, images=3, objects=(3, 2), size=(96, 96))
+PLAN = AnswerPlan(scenes=2, images=3, objects=(3, 2), size=(96, 96), image_share=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,23 @@ def test_batches_are_drawn_from_what_was_collected_once(
     assert not torch.equal(batches[0][0], batches[1][0])
     again = next(iter(_stream(nano)))
     assert all(torch.equal(a, b) for a, b in zip(batches[0], again, strict=True))
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)])
+def test_images_have_their_share(
+    nano: ImagePredictor, monkeypatch: pytest.MonkeyPatch, share: float, least: int, most: int
+) -> None:
+    def marked(
+        _: ImagePredictor, item: Annotated, *__: object, **named: object
+    ) -> list[tuple[torch.Tensor, ...]]:
+        return [(torch.full((1, 4), float(item.modality == "fluorescence")),)]
+
+    monkeypatch.setattr(answers, "answers_of", marked)
+    plan = replace(PLAN, image_share=share)
+    stream = AnswerStream(nano, [disc_image()], plan, seed=1, kinds=("spots",), batch=400)
+    (drawn,) = next(iter(stream))
+    assert len(drawn) == 400
+    assert least <= drawn[:, 0].sum() <= most
 
 
 def test_scenes_alone_will_do(nano: ImagePredictor) -> None:

@@ -10,11 +10,12 @@ class AnswerPlan:
     """What a judge learns from: answers to one click on `objects` (at most) of each of `scenes` and of `images`.
 
     They are collected once, by the model as it then is and as a person would get them, then gone through again and
-    again; `left_out` of the evidence is hidden each time.
+    again, those of images `image_share` of the time; `left_out` of the evidence is hidden each time.
     """
 
     scenes: int = 560
     images: int = 560
     objects: tuple[int, int] = (8, 12)
     size: tuple[int, int] = (256, 256)
+    image_share: float = 0.45
     left_out: float = 0.2

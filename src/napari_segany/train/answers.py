@@ -30,8 +30,8 @@ from .dataset import Annotated, from_scene
 from .losses import pick_loss, true_iou
 from .metrics import whole_mask
 
-SCORE_WEIGHT = 2.0
-"""Of the cross-entropy of the predicted IoUs, against 1 for what picking by them costs."""
+PICKING = 2.0
+"""Weight of what picking by the predicted IoUs costs, against 1 for their cross-entropy."""
 _FIRST_SEED = 1 << 32
 
 
@@ -56,30 +56,43 @@ class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Collect the answers, then yield random ones of them."""
         rng = np.random.default_rng(self.seed)
-        answers = self.collected(rng)
-        count = len(answers[0])
+        of_scenes, of_images = (
+            self.collected(self._scenes(rng), rng),
+            self.collected(self._pictures(rng), rng),
+        )
+        share = self.plan.image_share if of_images and of_scenes else float(bool(of_images))
         while True:
-            rows = torch.from_numpy(rng.integers(count, size=self.batch))
-            yield tuple(values[rows].float() for values in answers)
+            count = int(rng.binomial(self.batch, share))
+            drawn = (_drawn(of_scenes, self.batch - count, rng), _drawn(of_images, count, rng))
+            yield tuple(torch.cat(values) for values in zip(*(each for each in drawn if each), strict=True))
 
-    def collected(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        """Return everything that is learnt from, as one long batch; what is seen in half precision."""
-        looks = [
-            look
-            for item, most in self._items(rng)
-            for look in answers_of(self.predictor, item, rng, most=most)
-        ]
+    def collected(
+        self, items: Iterator[tuple[Annotated, int]], rng: np.random.Generator
+    ) -> tuple[Tensor, ...]:
+        """Return all answers to clicks on some images as one long batch; what is seen in half precision."""
+        looks = [look for item, most in items for look in answers_of(self.predictor, item, rng, most=most)]
         return tuple(torch.cat(values) for values in zip(*looks, strict=True))
 
-    def _items(self, rng: np.random.Generator) -> Iterator[tuple[Annotated, int]]:
-        """Yield scenes, then images, and how many objects of each are clicked on."""
-        in_scene, in_image = self.plan.objects
+    def _scenes(self, rng: np.random.Generator) -> Iterator[tuple[Annotated, int]]:
+        """Yield scenes, and how many objects of each are clicked on."""
         for index in range(self.plan.scenes):
             seed = _FIRST_SEED + int(rng.integers(1 << 40))  # validation scenes have smaller seeds
-            yield from_scene(seed, size=self.plan.size, kind=self.kinds[index % len(self.kinds)]), in_scene
+            kind = self.kinds[index % len(self.kinds)]
+            yield from_scene(seed, size=self.plan.size, kind=kind), self.plan.objects[0]
+
+    def _pictures(self, rng: np.random.Generator) -> Iterator[tuple[Annotated, int]]:
+        """Yield annotated images, and how many objects of each are clicked on."""
         order = rng.permutation(len(self.images))
         for index in range(self.plan.images if self.images else 0):
-            yield self.images[order[index % len(order)]], in_image
+            yield self.images[order[index % len(order)]], self.plan.objects[1]
+
+
+def _drawn(answers: tuple[Tensor, ...], count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Return `count` random rows of a batch, nothing of nothing."""
+    if not answers or not count:
+        return ()
+    rows = torch.from_numpy(rng.integers(len(answers[0]), size=count))
+    return tuple(values[rows].float() for values in answers)
 
 
 def answers_of(
@@ -117,7 +130,7 @@ def judge_loss(judge: MaskJudge, batch: list[Tensor], *, left_out: float) -> Ten
     seen, told, shared, area, true = batch
     ious = judge.decide(Evidence(F.dropout(seen, left_out), told, shared, area))
     miss = F.binary_cross_entropy(ious.clamp(1e-4, 1 - 1e-4), true)
-    return SCORE_WEIGHT * miss + pick_loss(ious, true).mean()
+    return miss + PICKING * pick_loss(ious, true).mean()
 
 
 @contextmanager

@@ -161,7 +161,7 @@ SAM2_NANO = Recipe(
             clip_kinds=(*CLIP_KINDS, "tubes", "tubes", "shells", "sheet"),
             kept=0.3,
         ),
-        Stage(800, AnswerPlan(), batch=256, rate=3e-3, last_rate=0.0, kinds=KINDS, learns=("judge",)),
+        Stage(2000, AnswerPlan(), batch=256, rate=3e-3, last_rate=0.0, kinds=KINDS, learns=("judge",)),
     ),
 )
 
