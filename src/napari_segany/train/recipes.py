@@ -239,6 +239,7 @@ SAM2_NANO_MEMORY = Recipe(
             last_rate=0.0,
             object_weight=0.5,
             absent_weight=1.2,
+            kept=0.5,
         ),
     ),
     weight_decay=0.02,
