@@ -66,6 +66,8 @@ def test_a_card_says_how_weights_came_about_and_what_they_reach(tmp_path: Path, 
         "crops of 384 pixels, 25% of the scenes frames of clips, mixed with 30% of the weights before;"
         in text
     )
+    answers = "the judge, on answers to clicks on 560 scenes and 560 images"
+    assert f"2000 steps on {answers}, batch 256, learning rate 0.003 to 0;" in text
     assert "| under 100 pixels | 7 | 0.500 | 0.625 | 0.750 | 4.500 | 0.875 | 0.812 | 0.688 |" in text
     assert "| touching | 7 | 0.500 |" in text
     assert "rank the answers at 0.75" in text

@@ -188,7 +188,7 @@ class Trainer:
         stream: IterableDataset[tuple[Tensor, ...]]
         if isinstance(stage.plan, AnswerPlan):
             stream = AnswerStream(
-                self._predictor(),
+                predictor_of(self.recipe, self.averaged_weights(), device=self.device.type),
                 self.images,
                 stage.plan,
                 seed=seed,
@@ -219,13 +219,6 @@ class Trainer:
             )
         workers = 1 if self.device.type == "cpu" else 12
         return DataLoader(stream, batch_size=stage.batch, num_workers=workers, prefetch_factor=3)
-
-    def _predictor(self) -> ImagePredictor:
-        """Return a predictor with the averaged weights."""
-        card, weights = ModelCard(self.recipe.row, "in training"), self.averaged_weights()
-        return ImagePredictor(
-            assemble(card, weights, placement=place(self.device.type), where="the running training")
-        )
 
     def _rate(self, stage: Stage, done: int) -> float:
         """Return the learning rate after `done` steps of a stage: a cosine, behind a warm-up where the run began."""
@@ -336,6 +329,12 @@ class Trainer:
             ) from error
         _forget_after(self.step, self.folder / "history.jsonl")
         _logger.info("resumed %s at step %d", path, self.step)
+
+
+def predictor_of(recipe: Recipe, weights: dict[str, Tensor], *, device: str) -> ImagePredictor:
+    """Return a predictor with the weights of a running training."""
+    card = ModelCard(recipe.row, "in training", has_fine=recipe.is_fine)
+    return ImagePredictor(assemble(card, weights, placement=place(device), where="the running training"))
 
 
 def _replace(path: Path, state: object) -> None:

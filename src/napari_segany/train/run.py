@@ -26,7 +26,7 @@ from .clip_plan import ClipPlan
 from .clips import ClipStream
 from .dataset import Annotated, is_validation, read_folder
 from .following import follow_quality
-from .loop import BEST, CHECKPOINT, StepReport, Trainer
+from .loop import BEST, CHECKPOINT, StepReport, Trainer, predictor_of
 from .metrics import evaluate, validation_scenes
 from .nested_metrics import evaluate_nested, nested_scenes
 from .recipes import Recipe, recipe_of
@@ -109,10 +109,7 @@ def _validator(
         sets["images"] = kept[::step][:_IMAGES]
 
     def validate(weights: dict[str, Tensor]) -> dict[str, float]:
-        card = ModelCard(recipe.row, "in training", has_fine=recipe.is_fine)
-        predictor = ImagePredictor(
-            assemble(card, weights, placement=place(device), where="the running training")
-        )
+        predictor = predictor_of(recipe, weights, device=device)
         results = {
             key: evaluate(predictor, items, most_objects=_OBJECTS, clicks=_CLICKS_MADE).as_dict()
             for key, items in sets.items()
