@@ -21,7 +21,7 @@ from napari_segany.train import answers
 from napari_segany.train.answer_plan import AnswerPlan
 from napari_segany.train.answers import AnswerStream, answers_of, judge_loss
 from napari_segany.train.clicks import deepest_point
-from napari_segany.train.dataset import Annotated
+from napari_segany.train.dataset import FIRST_SEED, Annotated, annotate
 from napari_segany.train.loop import Trainer
 from napari_segany.train.metrics import whole_mask
 from napari_segany.train.recipes import Recipe, Stage
@@ -77,6 +77,11 @@ def test_true_ious_are_those_of_the_masks(nano: ImagePredictor) -> None:
     best = int(look[-1][0].argmax())
     assert look[-1][0, best] > 0.9
     assert 0.7 * area < look[3][0, best] < 1.4 * area  # soft masks have wide rims
+
+
+def test_an_image_without_objects_gives_no_answers(nano: ImagePredictor) -> None:
+    empty = annotate("none", np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint32), modality="x")
+    assert list(answers_of(nano, empty, np.random.default_rng(0), most=3)) == []
 
 
 def test_hooks_are_gone_when_answers_are_collected(nano: ImagePredictor) -> None:
@@ -172,7 +177,7 @@ def test_no_scene_of_the_judge_is_one_of_validation(
     monkeypatch.setattr(answers, "from_scene", noted)
     next(iter(_stream(nano, images=[])))
     assert len(seeds) == PLAN.scenes
-    assert min(seeds) >= 1 << 32
+    assert min(seeds) >= FIRST_SEED
 
 
 @torch.no_grad()

@@ -280,6 +280,7 @@ class TestInTheDock:
             choose(desk, "mobile_sam")
             desk.settle()
         desk.qtbot.waitUntil(lambda: text in told(), timeout=10_000)
+        assert text in told()
 
     def test_features_outlive_the_window(self, desk, tmp_path: Path) -> None:
         from napari_segany.io.features import FeatureStore

@@ -26,13 +26,12 @@ from napari_segany.predict.prompts import encode_prompt
 
 from .answer_plan import AnswerPlan
 from .clicks import deepest_point, first_click
-from .dataset import Annotated, from_scene
+from .dataset import FIRST_SEED, Annotated, from_scene
 from .losses import pick_loss, true_iou
 from .metrics import whole_mask
 
 PICKING = 2.0
 """Weight of what picking by the predicted IoUs costs, against 1 for their cross-entropy."""
-_FIRST_SEED = 1 << 32
 
 
 class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
@@ -54,7 +53,7 @@ class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         self.seed, self.batch = seed, batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        """Collect the answers, then yield random ones of them."""
+        """Collect the answers, again in a run that is resumed, then yield random ones of them."""
         rng = np.random.default_rng(self.seed)
         of_scenes, of_images = (
             self.collected(self._scenes(rng), rng),
@@ -76,7 +75,7 @@ class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
     def _scenes(self, rng: np.random.Generator) -> Iterator[tuple[Annotated, int]]:
         """Yield scenes, and how many objects of each are clicked on."""
         for index in range(self.plan.scenes):
-            seed = _FIRST_SEED + int(rng.integers(1 << 40))  # validation scenes have smaller seeds
+            seed = FIRST_SEED + int(rng.integers(1 << 40))
             kind = self.kinds[index % len(self.kinds)]
             yield from_scene(seed, size=self.plan.size, kind=kind), self.plan.objects[0]
 
@@ -105,9 +104,10 @@ def answers_of(
     network = predictor.model.network
     assert isinstance(network, Sam2)
     chosen = rng.permutation([i for i, thing in enumerate(item.objects) if thing.is_primary])[:most]
-    features = predictor.embed(item.image) if len(chosen) else None
+    if not len(chosen):
+        return
+    features = predictor.embed(item.image)
     for index in chosen:
-        assert features is not None
         mask = whole_mask(item.objects[index], item.labels.shape)
         click = first_click(mask, rng)
         at = deepest_point(mask) if rng.random() < 0.5 else (click.row, click.col)

@@ -19,10 +19,9 @@ from napari_segany.predict.preprocess import to_rgb
 
 from .clip_plan import ClipPlan, WindowPlan
 from .crops import augment_intensity
-from .dataset import Annotated
+from .dataset import FIRST_SEED, Annotated
 from .movies import CLIP_KINDS, render_clip
 
-_FIRST_SEED = 1 << 32
 _LEAST_AREA = 20  # pixels of an object where it is prompted
 _LONGER = 3  # times that a clip which is cut where objects vanish is rendered as long
 _TRIED = 8  # starts of such a cut
@@ -51,7 +50,7 @@ class ClipStream(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, Tensor, 
         seed: int,
         batch: int = 1,
         kinds: tuple[str, ...] = CLIP_KINDS,
-        first_seed: int = _FIRST_SEED,
+        first_seed: int = FIRST_SEED,
     ) -> None:
         self.images, self.plan, self.seed, self.kinds = images, plan, seed, kinds
         self.batch, self.first_seed = batch, first_seed

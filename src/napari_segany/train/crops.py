@@ -17,7 +17,7 @@ from napari_segany.core.types import BoolMask, Labels
 from napari_segany.predict.preprocess import to_rgb
 from napari_segany.predict.zoom import zoom_of_side
 
-from .dataset import MIN_PIXELS, Annotated, Annotation, from_clip, from_scene
+from .dataset import FIRST_SEED, MIN_PIXELS, Annotated, Annotation, from_clip, from_scene
 from .scenes import KINDS
 
 
@@ -269,7 +269,7 @@ class CropStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
     def _scene(self, scenes: list[Annotated], rng: np.random.Generator) -> Annotated:
         """Return a scene of the pool; while it fills, and at every fourth call later, a new one."""
         if len(scenes) < self.pool or rng.random() < 0.25:
-            seed = int(rng.integers(1 << 40)) + (1 << 32)  # validation scenes have smaller seeds
+            seed = FIRST_SEED + int(rng.integers(1 << 40))
             size = int(rng.choice([192, 256, 320]))
             if self.clip_share and rng.random() < self.clip_share:
                 new = from_clip(seed, size=(size, size), kind=str(rng.choice(self.clip_kinds)))

@@ -21,6 +21,8 @@ from .scenes import render_scene
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 MIN_PIXELS = 12
+FIRST_SEED = 1 << 32
+"""Of the scenes and clips that training renders; those that models are measured on have smaller seeds."""
 _LONGEST = 8
 
 
