@@ -37,7 +37,8 @@ class DecoderConfig:
     """Sizes of the decoder beside its width, and which model's decoder it is.
 
     `generation` 1 is SAM: no object score, no high-resolution maps, IoU without a sigmoid, mask 0 as the single mask.
-    2 is SAM 2. `fine` adds the parts that draw fine boundaries, `judges` those that judge each mask by a look at it.
+    2 is SAM 2. `fine` adds the parts that draw fine boundaries, `judges` those that judge each mask by a look at it,
+    `spread` (channels, 0 as published) those that hand on from place to place what a prompt says.
     """
 
     depth: int = 2
@@ -49,6 +50,7 @@ class DecoderConfig:
     generation: int = 2
     fine: FineConfig | None = None
     judges: bool = False
+    spread: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +123,11 @@ class MaskDecoder(nn.Module):
         self.projects_fine_maps = projects_fine_maps
         is_second = config.generation == 2
         self.transformer = TwoWayTransformer(
-            width, depth=config.depth, heads=config.heads, mlp_width=config.mlp_width
+            width,
+            depth=config.depth,
+            heads=config.heads,
+            mlp_width=config.mlp_width,
+            spread=config.spread,
         )
         self.iou_token = nn.Embedding(1, width)
         self.mask_tokens = nn.Embedding(MASK_TOKENS, width)
@@ -265,19 +271,19 @@ class MaskDecoder(nn.Module):
         """Return `_upscale` as (B, hw, 16, C / 8), the 4 x 4 pixels of a cell beside each other, twice 2 x 2.
 
         A transposed convolution whose kernel is its stride is a matrix product for each cell; in this order, nothing
-        needs to be moved until the few masks are drawn.
+        needs to be moved until the few masks are drawn. What is large is changed in place: fresh memory costs more
+        than the arithmetic.
         """
-        first, norm, act, second, last = self.output_upscaling
+        first, norm, _, second, _ = self.output_upscaling
         cells = encoded.flatten(2).transpose(1, 2)  # (B, hw, C)
-        x = _spread(first, cells)  # (B, hw, 4, C / 4)
+        x = _doubled(first, cells)  # (B, hw, 4, C / 4)
         if self.config.generation == 2:
-            x = x + nested(fine[1], 1)
+            _add_map(x, fine[1], 1)
         assert isinstance(norm, LayerNorm2d)
-        x = act(norm.of_last(x))
-        x = _spread(second, x).flatten(2, 3)  # (B, hw, 16, C / 8)
+        x = _doubled(second, _gelu_(norm.of_last(x))).flatten(2, 3)  # (B, hw, 16, C / 8)
         if self.config.generation == 2:
-            x = x + nested(fine[0], 2)
-        return last(x)
+            _add_map(x, fine[0], 2)
+        return _gelu_(x)
 
     def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
         """Return what is shown of four masks (inference only).
@@ -347,24 +353,40 @@ class MaskDecoder(nn.Module):
         return torch.where(outer > 0, inner / outer, torch.ones_like(outer))
 
 
-def _spread(conv: nn.Module, cells: Tensor) -> Tensor:
+def _doubled(conv: nn.Module, cells: Tensor) -> Tensor:
     """Return what a transposed convolution (2 x 2, stride 2) makes of (..., C) cells: (..., 4, C')."""
     weight, bias = conv.weight, conv.bias
     assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
     matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (C, 4 * C')
-    flat_cells = cells.reshape(-1, cells.shape[-1])
-    wide = torch.addmm(bias.repeat(4), flat_cells, matrix)
-    return wide.reshape(*cells.shape[:-1], 4, len(bias))
+    wide = cells.reshape(-1, cells.shape[-1]) @ matrix
+    return wide.reshape(*cells.shape[:-1], 4, len(bias)).add_(bias)
+
+
+def _gelu_(x: Tensor) -> Tensor:
+    """Return GELU of a tensor, in its own memory."""
+    changed: Tensor = torch.ops.aten.gelu_(x)
+    return changed
+
+
+def _add_map(cells: Tensor, image: Tensor, depth: int) -> None:
+    """Add a (B or 1, C, 2^d h, 2^d w) map to (B, hw, 4^d, C) `nested` cells, in place."""
+    seen = _by_cell(image, depth)
+    cells.view(len(cells), *seen.shape[1:]).add_(seen)
+
+
+def _by_cell(x: Tensor, depth: int) -> Tensor:
+    """Return a (B, C, 2^d h, 2^d w) map as (B, h, w, 2, 2, ..., C), without moving anything."""
+    batch, channels, height, width = x.shape
+    split = x.reshape(batch, channels, height >> depth, *(2,) * depth, width >> depth, *(2,) * depth)
+    rows, cols = range(3, 3 + depth), range(4 + depth, 4 + 2 * depth)
+    pairs = (axis for pair in zip(rows, cols, strict=True) for axis in pair)
+    return split.permute(0, 2, 3 + depth, *pairs, 1)
 
 
 def nested(x: Tensor, depth: int) -> Tensor:
     """Turn a (B, C, 2^d h, 2^d w) map into (B, hw, 4^d, C): the pixels of a cell together, halves within halves."""
     batch, channels, height, width = x.shape
-    h, w = height >> depth, width >> depth
-    split = x.reshape(batch, channels, h, *(2,) * depth, w, *(2,) * depth)
-    rows, cols = range(3, 3 + depth), range(4 + depth, 4 + 2 * depth)
-    order = [0, 2, 3 + depth, *(axis for pair in zip(rows, cols, strict=True) for axis in pair), 1]
-    return split.permute(order).reshape(batch, h * w, 4**depth, channels)
+    return _by_cell(x, depth).reshape(batch, (height >> depth) * (width >> depth), 4**depth, channels)
 
 
 def flat(x: Tensor, depth: int, *, size: tuple[int, int]) -> Tensor:

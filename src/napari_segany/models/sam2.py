@@ -182,7 +182,7 @@ class Sam2(Promptable):
         return sine_position_code(self.config.width, size)
 
 
-NANO_DECODER = DecoderConfig(heads=4, mlp_width=512, iou_width=128, judges=True)
+NANO_DECODER = DecoderConfig(heads=4, mlp_width=512, iou_width=128, judges=True, spread=32)
 
 _NANO = Sam2Config(
     "sam2-nano",

@@ -1,6 +1,7 @@
 """The two-way transformer of mask decoders: tokens attend to the image and the image to tokens.
 
-Paper: Kirillov et al. 2023, appendix A ("Lightweight mask decoder").
+Paper: Kirillov et al. 2023, appendix A ("Lightweight mask decoder"). There, what a prompt says reaches the image through a
+few tokens alone; `Spread`, the bundled models' addition, also hands it on from place to place.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Attention, Mlp
+
+REACHES = (1, 2, 4, 8)
+"""How far apart the places are that each step of a `Spread` looks at, in cells of the embedding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,14 +108,44 @@ def _look(attention: Attention, tokens: Tensor, coded_image: Tensor, image: Tens
     return looked
 
 
-class TwoWayTransformer(nn.Module):
-    """A stack of two-way blocks and one last look of the tokens at the image."""
+class Spread(nn.Module):
+    """Hands on what each place of an image knows to places further and further away, in a few channels.
 
-    def __init__(self, width: int, *, depth: int, heads: int, mlp_width: int) -> None:
+    A click on one fibre among twenty, or inside a closed outline, is followed from cell to cell; tokens would have to
+    describe the whole way. It begins as if it were not there.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(width, inner)
+        self.steps = nn.ModuleList(
+            nn.Conv2d(inner, inner, kernel_size=3, padding=reach, dilation=reach) for reach in REACHES
+        )
+        self.widen = nn.Linear(inner, width)
+        nn.init.zeros_(self.widen.weight)
+        nn.init.zeros_(self.widen.bias)
+
+    def forward(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map a (B, hw, C) image of `size` (h, w) to the same shape."""
+        x = self.narrow(image).transpose(1, 2).unflatten(2, size)  # (B, c, h, w), channels last
+        for step in self.steps:
+            x = step(F.gelu(x)).add_(x)
+        told: Tensor = self.widen(F.gelu(x).flatten(2).transpose(1, 2))
+        return told.add_(image)
+
+
+class TwoWayTransformer(nn.Module):
+    """A stack of two-way blocks and one last look of the tokens at the image.
+
+    With `spread` channels, each block is followed by a `Spread`.
+    """
+
+    def __init__(self, width: int, *, depth: int, heads: int, mlp_width: int, spread: int = 0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             TwoWayBlock(width, heads=heads, mlp_width=mlp_width, is_first=i == 0) for i in range(depth)
         )
+        self.spreads = nn.ModuleList(Spread(width, spread) for _ in range(depth if spread else 0))
         self.final_attn_token_to_image = Attention(width, heads, downsample=2)
         self.norm_final_attn = nn.LayerNorm(width)
 
@@ -134,12 +169,15 @@ class TwoWayTransformer(nn.Module):
         Of the tokens, the first `own` are answers; those of the prompts behind them need no last look. `look` is the
         first block's at this very image.
         """
+        size = (image.shape[2], image.shape[3])
         image = image.flatten(2).transpose(1, 2)  # (B, hw, C)
         image_code = image_code.flatten(2).transpose(1, 2)  # (1, hw, C)
         token_code = tokens
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             tokens, image = layer(tokens, image, token_code=token_code, image_code=image_code, look=look)
             look = None
+            if self.spreads:
+                image = self.spreads[index](image, size)
         tokens, token_code = tokens[:, :own], token_code[:, :own]
         last = _look(self.final_attn_token_to_image, tokens + token_code, image + image_code, image)
         return self.norm_final_attn(tokens + last), image

@@ -130,6 +130,19 @@ _WIDELY = replace(
     _WHOLE, wide=CropPlan(side=384, objects=5, part_share=0.2, zoom=(0.7, 1.5)), wide_share=0.45
 )
 
+_ALL_AROUND = replace(
+    _WIDELY,
+    rate=6e-4,
+    object_weight=0.5,
+    kinds=(*KINDS, "filaments", "filaments", "em", "phase", "phase", "composite"),
+    clip_kinds=(*CLIP_KINDS, "tubes", "tubes", "shells", "sheet"),
+)
+
+_HANDED_ON = replace(_ALL_AROUND, rounds=3, late_share=0.6, clip_share=0.2, learns=_DECODER.learns)
+"""First clicks above all: what a decoder learns that hands on what it is told from place to place."""
+
+_JUDGED = Stage(2000, AnswerPlan(), batch=256, rate=3e-3, last_rate=0.0, kinds=KINDS, learns=("judge",))
+
 SAM2_NANO = Recipe(
     "sam2-nano",
     stages=(
@@ -151,17 +164,11 @@ SAM2_NANO = Recipe(
         replace(_DECODER, steps=2200, rate=4e-4, late_share=0.7, scene_share=0.5, kept=0.5),  # judge, too
         replace(_WHOLE, steps=3000, object_weight=0.6),
         replace(_WIDELY, steps=3300, object_weight=0.45, scene_share=0.62),
-        replace(
-            _WIDELY,
-            steps=3400,
-            rate=6e-4,
-            object_weight=0.5,
-            scene_share=0.72,
-            kinds=(*KINDS, "filaments", "filaments", "em", "phase", "phase", "composite"),
-            clip_kinds=(*CLIP_KINDS, "tubes", "tubes", "shells", "sheet"),
-            kept=0.3,
-        ),
-        Stage(2000, AnswerPlan(), batch=256, rate=3e-3, last_rate=0.0, kinds=KINDS, learns=("judge",)),
+        replace(_ALL_AROUND, steps=3400, scene_share=0.72, kept=0.3),
+        _JUDGED,
+        replace(_HANDED_ON, steps=600, scene_share=0.85),
+        replace(_HANDED_ON, steps=3700, scene_share=0.8, kinds=(*_HANDED_ON.kinds, "em")),
+        _JUDGED,
     ),
 )
 
