@@ -43,7 +43,7 @@ class OutlineContext:
     Attributes
     ----------
     cells : (B, hw, 16, C / 8)
-        What the base's masks are products of, the 4 x 4 pixels of a cell together (see `mask_decoder.nested`).
+        What the base's masks are products of, the 4 x 4 pixels of a cell together (see `cells.nested`).
     pixels : (B or 1, 12, H / 2, W / 2)
         The frame, its 2 x 2 pixels beside each other.
     """

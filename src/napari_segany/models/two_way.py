@@ -1,7 +1,7 @@
 """The two-way transformer of mask decoders: tokens attend to the image and the image to tokens.
 
-Paper: Kirillov et al. 2023, appendix A ("Lightweight mask decoder"). There, what a prompt says reaches the image through a
-few tokens alone; `Spread`, the bundled models' addition, also hands it on from place to place.
+Paper: Kirillov et al. 2023, appendix A ("Lightweight mask decoder"). There, what a prompt says reaches the image
+through a few tokens alone; `Spread`, the bundled models' addition, also hands it on from place to place.
 """
 
 from __future__ import annotations
