@@ -201,6 +201,8 @@ _THINLY = (
     *("neurites", "cilia", "em", "fluorescence", "fluorescence", "spots", "histology", "brightfield"),
 )
 
+_THINLY_FITTED = replace(_FITTED, steps=5000, rate=9e-4, kinds=(*_THINLY, *THIN_KINDS, "fluorescence"))
+
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
@@ -212,11 +214,22 @@ SAM2_HQ_NANO = Recipe(
         replace(_WIDELY_FITTED, steps=1200, rate=1e-3),  # once again
         replace(_FITTED, steps=1800, rate=1.2e-3, kinds=_EVENLY),  # with a head that sees further
         replace(_FITTED, steps=1200, rate=9e-4, kinds=_THINLY),
-        replace(_FITTED, steps=5000, rate=9e-4, kinds=(*_THINLY, *THIN_KINDS, "fluorescence")),
+        _THINLY_FITTED,
+        replace(_THINLY_FITTED, steps=3400),  # once the decoder handed on what it is told
     ),
     weight_decay=0.01,
     base="sam2-nano",
     learns=(".fine.",),
+)
+
+_FOLLOWED = Stage(
+    3200,
+    ClipPlan(again=(*(2 * ("sheet", "shells")), *(3 * ("tubes", "phase")))),
+    batch=4,
+    rate=6e-4,
+    last_rate=0.0,
+    object_weight=0.5,
+    absent_weight=1.2,
 )
 
 SAM2_NANO_MEMORY = Recipe(
@@ -238,16 +251,8 @@ SAM2_NANO_MEMORY = Recipe(
             object_weight=0.5,
             absent_weight=1.5,
         ),
-        Stage(
-            3200,
-            ClipPlan(again=(*(2 * ("sheet", "shells")), *(3 * ("tubes", "phase")))),
-            batch=4,
-            rate=6e-4,
-            last_rate=0.0,
-            object_weight=0.5,
-            absent_weight=1.2,
-            kept=0.5,
-        ),
+        replace(_FOLLOWED, steps=3200, kept=0.5),
+        replace(_FOLLOWED, steps=1900),  # with a decoder that hands on what it is told
     ),
     weight_decay=0.02,
     base="sam2-nano",
