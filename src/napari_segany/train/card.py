@@ -59,8 +59,7 @@ SAM2_NANO = CardText(
         "A small nucleus that touches a large one may be answered with both, and one of a row that touch side by side "
         "with all of them; one that divides with a fleck of it.",
         "In stained tissue it finds nuclei on a pale ground; between densely stained membranes a click may take the "
-        "whole region, and one into a gland takes a nucleus of it: draw a box around the gland, and correct the "
-        "corners, which it fills.",
+        "whole region, and one into a gland takes a nucleus of it: draw a box around the gland.",
         "Now and then a click at the image's edge is answered with a neighbour that looks alike.",
         "The predicted IoU ranks masks; it is not a calibrated probability.",
     ),
