@@ -251,7 +251,7 @@ SAM2_NANO_MEMORY = Recipe(
             object_weight=0.5,
             absent_weight=1.5,
         ),
-        replace(_FOLLOWED, steps=3200, kept=0.5),
+        replace(_FOLLOWED, kept=0.5),
         replace(_FOLLOWED, steps=1900),  # with a decoder that hands on what it is told
     ),
     weight_decay=0.02,
