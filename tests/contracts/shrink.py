@@ -87,8 +87,10 @@ def _small_trunk(trunk: Trunk) -> Trunk:
 
 def _small_fine(fine: FineConfig | None, trunk: Trunk) -> FineConfig | None:
     """Return a fine head's configuration, small, for a small image encoder."""
+    if fine is not None and fine.has_outlines:
+        return replace(fine, hidden=8, spread=4)
     if fine is None or fine.early_width is None:
-        return fine and replace(fine, hidden=8 if fine.has_outlines else 0)
+        return fine
     assert isinstance(trunk, VitConfig | TinyVitConfig)
     return replace(fine, early_width=trunk.width if isinstance(trunk, VitConfig) else trunk.early_width)
 

@@ -45,7 +45,7 @@ def head(*, band: float = 6.0, most: int = 2048) -> OutlineHead:
     """Return a head that corrects at random."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        made = OutlineHead(WIDTH, FineConfig(hidden=8, band=band, most=most)).eval()
+        made = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, band=band, most=most)).eval()
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
@@ -59,7 +59,7 @@ def doubled(logits: Tensor) -> Tensor:
 @torch.inference_mode()
 def test_an_untrained_head_draws_what_its_base_draws() -> None:
     output, _, _ = scene(masks=1)
-    finished = OutlineHead(WIDTH, FineConfig(hidden=8)).finished(output)
+    finished = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4)).finished(output)
     assert finished.fine is not None
     torch.testing.assert_close(finished.fine, doubled(output.logits))
     assert finished.context is None
@@ -69,7 +69,7 @@ def test_an_untrained_head_draws_what_its_base_draws() -> None:
 def test_of_several_masks_the_doubtful_ones_are_drawn_larger() -> None:
     output, _, _ = scene(masks=3)
     output = replace(output, ious=torch.tensor([[1.0, 0.5, 0.2]]))
-    finished = OutlineHead(WIDTH, FineConfig(hidden=8, band=100.0)).finished(output)
+    finished = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, band=100.0)).finished(output)
     assert finished.fine is not None
     more = (finished.fine - doubled(output.logits))[0]
     torch.testing.assert_close(more[0], torch.zeros_like(more[0]), atol=1e-5, rtol=0)
@@ -197,3 +197,19 @@ def test_a_mask_that_is_sure_everywhere_stays() -> None:
     fine = head().finished(sure).fine
     assert fine is not None
     assert (fine == -9.0).all()
+
+
+@torch.inference_mode()
+def test_whole_masks_change_each_by_itself_and_nothing_else_does() -> None:
+    output, _, _ = scene(answers=2)
+    made = head()
+    extended = made.extended(output)
+    assert not torch.allclose(extended.logits, output.logits, atol=0.1)
+    assert extended.ious is output.ious
+    assert extended.context is output.context
+    for index in range(2):
+        torch.testing.assert_close(made.extended(output.row(index)).logits, extended.logits[index][None])
+        one = output.row(index).masks(slice(1, 2))
+        torch.testing.assert_close(made.extended(one).logits, extended.logits[index : index + 1, 1:2])
+    new = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4))
+    assert torch.equal(new.extended(output).logits, output.logits)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from napari_segany.models.layers import REACHES
 from napari_segany.models.sam2 import build_sam2
-from napari_segany.models.two_way import REACHES, Spread
+from napari_segany.models.two_way import Spread
 
 WIDTH, INNER, SIDE = 8, 4, 40
 

@@ -18,6 +18,7 @@ from napari_segany.train.losses import (
     UNAMBIGUOUS_SHARE,
     dense_loss,
     dice_loss,
+    extent_loss,
     focal_loss,
     mask_loss,
     outline_loss,
@@ -282,3 +283,36 @@ def test_poor_masks_count_where_the_prompt_leaves_no_doubt() -> None:
         pulls.append(float(logits.grad[0, 1].abs().sum() / logits.grad[0, 0].abs().sum()))
     assert pulls[0] < 0.02
     assert abs(pulls[1] - 0.3 / 0.9) < 1e-4
+
+
+def _pulls(ious: list[float], *, is_ambiguous: bool) -> list[float]:
+    """Return how strongly `extent_loss` pulls at each of some masks."""
+    logits = torch.zeros(1, len(ious), 8, 8, requires_grad=True)
+    truth = torch.zeros(1, 1, 8, 8)
+    truth[..., :4] = 1.0
+    loss = extent_loss(
+        logits,
+        truth,
+        ious=torch.tensor([ious]),
+        is_ambiguous=torch.tensor([is_ambiguous]),
+        object_weight=0.5,
+    )
+    loss.backward()
+    assert logits.grad is not None
+    pulls: list[float] = logits.grad[0].abs().sum((1, 2)).tolist()
+    return pulls
+
+
+def test_the_best_of_whole_masks_learns_and_others_that_are_near() -> None:
+    best, near, far = _pulls([0.8, 0.6, 0.3], is_ambiguous=True)
+    assert best > near > 0
+    assert near / best == pytest.approx(0.6)
+    assert far == 0
+    best, _, far = _pulls([0.8, 0.6, 0.3], is_ambiguous=False)
+    assert far / best == pytest.approx(0.3)
+
+
+def test_the_best_learns_even_where_little_of_the_object_was_found() -> None:
+    best, other = _pulls([0.2, 0.1], is_ambiguous=True)
+    assert best > 0
+    assert other == 0

@@ -15,6 +15,7 @@ from napari_segany.train.matching import (
     level_costs,
     many_to_many,
     one_to_one,
+    spare,
 )
 
 
@@ -69,3 +70,14 @@ def test_of_more_than_six_masks_the_ends_stay() -> None:
     assert (np.diff(sizes[kept]) > 0).all()
     assert {1.0, 9.0} <= set(sizes[kept])
     assert at_most_six(np.array([3.0, 1, 2]), np.random.default_rng(0)).tolist() == [1, 2, 0]
+
+
+@given(handed=st.lists(st.integers(0, 5), min_size=6, max_size=6), seed=st.integers(0, 99))
+def test_each_true_mask_has_one_answer_that_is_not_spare(handed: list[int], seed: int) -> None:
+    costs, chosen = np.random.default_rng(seed).random((6, 6)), np.array(sorted(handed))
+    is_spare = spare(costs, chosen)
+    assert sorted(chosen[~is_spare]) == sorted(set(handed))
+    for mask in set(handed):
+        (tokens,) = np.nonzero(chosen == mask)
+        kept = next(token for token in tokens if not is_spare[token])
+        assert costs[kept, mask] == costs[tokens, mask].min()

@@ -13,7 +13,7 @@ from annotated_images import disc_image
 from napari_segany.models.semantic_sam import SEMANTIC, SemanticSam, boxes_of, build_semantic
 from napari_segany.train.dataset import Annotated, from_scene
 from napari_segany.train.hearts import heart_loss, hearts_of, seeded
-from napari_segany.train.nested import NestedBatch, NestedPlan, NestedStream, cut_nested
+from napari_segany.train.nested import NestedBatch, NestedPlan, NestedStream, cut_nested, rarity_of
 from napari_segany.train.semantic import nested_loss
 from napari_segany.train.simulate import CELL
 from napari_segany.train.votes import LEVELS, vote_loss
@@ -218,3 +218,12 @@ def test_a_stream_of_nested_crops_collates() -> None:
     assert batch.pixels.shape == (3, 3, PLAN.side, PLAN.side)
     assert batch.masks.dtype == torch.uint8
     assert batch.inside.any(-1).all()
+
+
+def test_classes_that_are_named_again_come_more_often() -> None:
+    items = [from_scene(seed, size=(96, 96), kind="spots") for seed in range(3)]
+    once, again = rarity_of(items), rarity_of(items, again=("spot", "spot", "gland"))
+    assert again["spot"] == pytest.approx(3 * once["spot"])
+    assert {name: share for name, share in again.items() if name != "spot"} == {
+        name: share for name, share in once.items() if name != "spot"
+    }

@@ -28,12 +28,15 @@ class FineConfig:
         Channels of the early image feature of HQ-SAM; None without image features (HQ-SAM 2).
     hidden
         Channels inside the bundled models' own head (`outline`); 0 in the released models.
+    spread
+        Channels inside of what changes whole masks before their outlines are decided anew.
     band, most
         Of each mask, that head decides anew where logits are smaller than this, at about so many places at most.
     """
 
     early_width: int | None = None
     hidden: int = 0
+    spread: int = 0
     band: float = 6.0
     most: int = 1024
 

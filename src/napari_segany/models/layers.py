@@ -50,6 +50,25 @@ def fold_norms(module: nn.Module) -> None:
             part.fold()
 
 
+REACHES = (1, 2, 4, 8)
+"""How far apart the places are that each step of `DilatedSteps` looks at."""
+
+
+class DilatedSteps(nn.ModuleList):
+    """Residual convolutions in which each place hears of places further and further away."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, channels, kernel_size=3, padding=reach, dilation=reach) for reach in REACHES
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to the same shape."""
+        for step in self:
+            x = step(F.gelu(x)).add_(x)
+        return x
+
+
 class Mlp(nn.Module):
     """`depth` linear layers with an activation between them (and a sigmoid behind, where asked)."""
 

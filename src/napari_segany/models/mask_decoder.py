@@ -301,8 +301,10 @@ class MaskDecoder(nn.Module):
             chosen = output.masks(slice(1, None))
         if multimask and fine != "off" and self.config.generation == 1:
             chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
-        if fine == "off" or not isinstance(self.fine, FineHead):  # what else there is, `finish` finishes
+        if fine == "off":
             return chosen
+        if isinstance(self.fine, OutlineHead):  # `finish` finishes it
+            return self.fine.extended(chosen)
         return self.fine.finished(chosen, alone=fine == "only")
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cells import flat
 from .layers import Mlp
+from .mask_spread import CELL, MaskSpread
 
 if TYPE_CHECKING:
     from .fine import FineConfig
@@ -60,14 +62,15 @@ class OutlineContext:
 class OutlineHead(nn.Module):
     """Corrects logits around outlines: 36 pixels of the frame, 25 coarse logits and features at 9 places go in.
 
-    Which object is meant comes from the mask's token. Corrections start at zero: an untrained head answers as its base
-    does, but for `generosity`.
+    Which object is meant comes from the mask's token. Before that, whole masks are `extended`. Both start at zero: an
+    untrained head answers as its base does, but for `generosity`.
     """
 
     def __init__(self, width: int, config: FineConfig) -> None:
         super().__init__()
         self.config = config
         hidden = config.hidden
+        self.extent = MaskSpread(masks=1, told=width, seen=width // 8, inner=config.spread, is_asked=False)
         self.meant = Mlp((width, width, 2 * hidden))
         looked = len(AROUND) * PIXELS + len(FEATURES) * (width // 8) + len(LOGITS)
         self.first = nn.Linear(looked, hidden)
@@ -95,8 +98,16 @@ class OutlineHead(nn.Module):
         corrections: Tensor = self.last(x)
         return corrections
 
+    def extended(self, output: MaskOutput) -> MaskOutput:
+        """Return (B, M, h, w) masks changed as a whole by what lies around, before any outline is decided anew."""
+        context = output.context
+        assert context is not None
+        size = (output.logits.shape[2] // CELL, output.logits.shape[3] // CELL)
+        seen = flat(context.cells, 2, size=size)
+        return replace(output, logits=self.extent(output.logits.float(), output.tokens, seen))
+
     def finished(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
-        """Return chosen masks with the frame's logits as `fine`; `logits` stay the base's, for the next round.
+        """Return chosen masks with the frame's logits as `fine`; `logits` stay as they are, for the next round.
 
         Parameters
         ----------

@@ -8,7 +8,8 @@ The bundled model's decoder is of the same form and differs in how it tells plac
 size, each level begins with a box of its own size, and a mask is a dot product plus paraboloids over the query's box,
 which tell apart what looks the same elsewhere. One of them is over the places of pixels, the others over where pixels
 say that the middle of their object is (votes, after Lalit et al. 2021, "EmbedSeg"), so that touching cells come apart.
-It also looks for objects without prompts (`seeds`).
+The six masks of a prompt then change by what lies around (`mask_spread`). It also looks for objects without prompts
+(`seeds`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from .deformable import DeformableAttention, DeformableConfig, Sizes, join_levels
 from .layers import Mlp
+from .mask_spread import MaskSpread
 
 TOKENS = 6
 """Queries of one prompt."""
@@ -39,7 +41,7 @@ class QueryDecoderConfig:
     """Sizes of a query decoder; `projection` is the width of the space that states share with words.
 
     With `sides`, the sides in frame pixels of the boxes that a click's six queries begin with, the decoder is the
-    bundled model's; then `votes` maps say where objects have their middle.
+    bundled model's; then `votes` maps say where objects have their middle, and its `MaskSpread` has `spread` channels.
     """
 
     width: int = 256
@@ -50,6 +52,7 @@ class QueryDecoderConfig:
     projection: int = 512
     sides: tuple[float, ...] = ()
     votes: int = 0
+    spread: int = 0
     deformable: DeformableConfig = field(default_factory=DeformableConfig)
 
     @property
@@ -157,6 +160,8 @@ class QueryDecoder(nn.Module):
             self.seeds = Mlp((width, width, 6))
             self.seed_tokens = nn.Embedding(2, width)
             self.place_embed = Mlp((width, width, 1 + 4 * (1 + config.votes)))
+            seen = config.mask_width + 2 * config.votes
+            self.spread = MaskSpread(masks=TOKENS, told=width, seen=seen, inner=config.spread, is_asked=True)
             self._begin_local()
         else:
             self.lang_mapper = nn.Parameter(torch.zeros(config.projection, width))
@@ -254,8 +259,16 @@ class QueryDecoder(nn.Module):
         ious: Tensor = self.iou_prediction_head(self.decoder_norm(looked.states))[..., 0]
         return ious
 
-    def answer(self, looked: Looked, mask_features: Tensor) -> Answers:
-        """Return what the queries of a layer found, with (B, C', H, W) mask features."""
+    def answer(self, looked: Looked, mask_features: Tensor, asked: Tensor | None = None) -> Answers:
+        """Return what the queries of a layer found.
+
+        Parameters
+        ----------
+        mask_features : (B, C', H, W)
+        asked : (B, N, 2)
+            Where the prompts are whose sixes the queries are, (x, y) as shares of the frame: then the bundled model's
+            masks are changed by what lies around.
+        """
         states = self.decoder_norm(looked.states)  # normed twice, as released
         boxes = self._moved(looked.boxes, self.bbox_embed(states))
         embedded = self.mask_embed(states)
@@ -268,6 +281,8 @@ class QueryDecoder(nn.Module):
         maps = torch.cat((seen.float(), places.flatten(1, 2), places.flatten(1, 2).square()), dim=1)
         logits = torch.einsum("bqc,bchw->bqhw", torch.cat((embedded.float(), weights), dim=-1), maps)
         logits = _LARGEST_LOGIT * torch.tanh((logits + constant[..., None, None]) / _LARGEST_LOGIT)
+        if asked is not None:
+            logits = self.spread(logits, states, mask_features, asked)
         return Answers(logits, self.iou_prediction_head(states)[..., 0], boxes, states)
 
 

@@ -130,9 +130,9 @@ class SemanticSam(ImageModel):
             queries = queries.together()
         return self.query_decoder.look(queries, self.levels_of(features), frame=frame)
 
-    def answers(self, features: ImageFeatures, looked: Looked) -> Answers:
-        """Return what the queries of a layer found."""
-        return self.query_decoder.answer(looked, features.fine[0])
+    def answers(self, features: ImageFeatures, looked: Looked, asked: Tensor | None = None) -> Answers:
+        """Return what the queries of a layer found; those of prompts with their places, see `QueryDecoder.answer`."""
+        return self.query_decoder.answer(looked, features.fine[0], asked)
 
     def decode(
         self,
@@ -154,7 +154,8 @@ class SemanticSam(ImageModel):
         boxes, is_box = self._questions(xy, labels, masks, frame=self.frame_of(features))
         count, each = is_box.shape
         asked = boxes.flatten(0, 1)[None], is_box.flatten()[None]
-        found = self.answers(features, self.look(features, *asked, reference=reference)[-1])
+        looked = self.look(features, *asked, reference=reference)[-1]
+        found = self.answers(features, looked, asked[0][..., :2])
         shape = (count, each, TOKENS)
         logits = found.logits.reshape(*shape, *found.logits.shape[2:])
         scores = found.ious.reshape(shape).clamp(0, 1)
@@ -301,6 +302,7 @@ SEMANTIC: dict[str, SemanticConfig] = {
             projection=96,
             sides=(8.0, 14.0, 24.0, 44.0, 80.0, 150.0),
             votes=_NANO_VOTES,
+            spread=32,
             deformable=_NANO_DEFORMABLE,
         ),
         text=TextConfig(),

@@ -12,10 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, Mlp
-
-REACHES = (1, 2, 4, 8)
-"""How far apart the places are that each step of a `Spread` looks at, in cells of the embedding."""
+from .layers import Attention, DilatedSteps, Mlp
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,18 +115,14 @@ class Spread(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.narrow = nn.Linear(width, inner)
-        self.steps = nn.ModuleList(
-            nn.Conv2d(inner, inner, kernel_size=3, padding=reach, dilation=reach) for reach in REACHES
-        )
+        self.steps = DilatedSteps(inner)
         self.widen = nn.Linear(inner, width)
         nn.init.zeros_(self.widen.weight)
         nn.init.zeros_(self.widen.bias)
 
     def forward(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Map a (B, hw, C) image of `size` (h, w) to the same shape."""
-        x = self.narrow(image).transpose(1, 2).unflatten(2, size)  # (B, c, h, w), channels last
-        for step in self.steps:
-            x = step(F.gelu(x)).add_(x)
+        x = self.steps(self.narrow(image).transpose(1, 2).unflatten(2, size))  # (B, c, h, w), channels last
         told: Tensor = self.widen(F.gelu(x).flatten(2).transpose(1, 2))
         return told.add_(image)
 

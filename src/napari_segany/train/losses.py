@@ -26,6 +26,7 @@ PLACES = 320
 BAND = FineConfig().band
 LEAST_IOU = (0.5, 0.2)
 """Of masks that answer a single click, and any other prompt."""
+_LEAST_BEST = 0.1
 
 
 def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float = OBJECT_WEIGHT, gamma: float = 2.0) -> Tensor:
@@ -127,6 +128,29 @@ def unsure_places(logits: Tensor, count: int, *, rng: np.random.Generator) -> Te
     far = torch.maximum((rows - middle // width).abs(), (cols - middle % width).abs())
     far = torch.where(size < BAND, far, far + height + width)
     return far.flatten(-2).topk(min(count, height * width), dim=-1, largest=False).indices
+
+
+def extent_loss(
+    logits: Tensor, truth: Tensor, *, ious: Tensor, is_ambiguous: Tensor, object_weight: float
+) -> Tensor:
+    """Return the mask loss of whole masks that were changed: of the best of each answer, and of others that are near.
+
+    Parameters
+    ----------
+    logits : (N, M, H, W)
+    truth : (N, 1, H, W), 0 to 1
+    ious : (N, M)
+        Of the frozen model's masks; those under `LEAST_IOU`, and a best one of next to nothing, hardly count.
+    is_ambiguous : (N,)
+        Whether the prompt was a single click.
+    object_weight
+        Of object pixels in the focal loss, 0 to 1.
+    """
+    losses = mask_loss(logits, truth, object_weight=object_weight)  # (N, M)
+    share = torch.where(ious >= torch.where(is_ambiguous, *LEAST_IOU)[:, None], ious, 0.0)
+    best = ious.amax(dim=1, keepdim=True)
+    share = torch.where(ious == best, torch.where(best >= _LEAST_BEST, 1.0, 0.1), share)
+    return (losses * share).sum() / share.sum()
 
 
 def outline_loss(

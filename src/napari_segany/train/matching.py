@@ -52,6 +52,19 @@ def many_to_many(costs: Costs, levels: Indices) -> Indices:
     return chosen
 
 
+def spare(costs: Costs, chosen: Indices) -> NDArray[np.bool_]:
+    """Return which of the six answers are not the best one at the true mask that they were handed.
+
+    `costs` (6, G) and `chosen` (6,) as in `many_to_many`.
+    """
+    own = costs[np.arange(TOKENS), chosen]
+    is_spare = np.ones(TOKENS, dtype=np.bool_)
+    for mask in np.unique(chosen):
+        (tokens,) = np.nonzero(chosen == mask)
+        is_spare[tokens[np.argmin(own[tokens])]] = False
+    return is_spare
+
+
 def one_to_one(costs: Costs) -> int:
     """Return which of the six answers, (6,) costs, learns from the one true mask."""
     return int(np.argmin(costs))

@@ -37,7 +37,10 @@ OWN_CLASS = "nucleus"
 
 @dataclass(frozen=True, slots=True)
 class NestedPlan(CropPlan):
-    """How crops are cut: `objects` clicks and boxes in each, at most `seen` true masks."""
+    """How crops are cut: `objects` clicks and boxes in each, at most `seen` true masks.
+
+    Classes in `again` are shown and asked for once more, each time that they are named, than their rarity says.
+    """
 
     side: int = 192
     objects: int = 6
@@ -46,6 +49,7 @@ class NestedPlan(CropPlan):
     seen: int = 20
     box_share: float = 0.2
     is_many: bool = True
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,10 +133,10 @@ def class_of(thing: Annotation) -> str:
     return thing.kind or OWN_CLASS
 
 
-def rarity_of(items: Sequence[Annotated]) -> dict[str, float]:
-    """Return for each class one by the root of the number of images that show it."""
+def rarity_of(items: Sequence[Annotated], *, again: Sequence[str] = ()) -> dict[str, float]:
+    """Return for each class one by the root of the number of images that show it, times 1 + how often it is `again`."""
     counts = Counter(name for item in items for name in {class_of(thing) for thing in item.objects})
-    return {name: count**-0.5 for name, count in counts.items()}
+    return {name: (1 + again.count(name)) * count**-0.5 for name, count in counts.items()}
 
 
 def _drawn(things: list[Annotation], rarity: Mapping[str, float], rng: np.random.Generator) -> int:
@@ -252,7 +256,7 @@ class NestedStream(CropStream):
 
     def shares(self, scenes: list[Annotated]) -> NDArray[np.float64]:
         """Return how often each scene is to be cut from: as often as the rarest class that it shows."""
-        self._rarity = rarity_of(scenes)
+        self._rarity = rarity_of(scenes, again=self.plan.again)
         rarest = [max((self._rarity[class_of(thing)] for thing in s.objects), default=0.0) for s in scenes]
         total = sum(rarest)
         return np.array(rarest) / total if total else super().shares(scenes)

@@ -201,6 +201,27 @@ _THINLY = (
     *("neurites", "cilia", "em", "fluorescence", "fluorescence", "spots", "histology", "brightfield"),
 )
 
+_FAR = (
+    *KINDS,
+    *(3 * THIN_KINDS),
+    *("vessels", "neurites", "neurites", "filaments"),
+    *("em", "fluorescence", "spots", "spots", "histology"),
+)
+
+_FAR_AND_SMALL = (
+    *KINDS,
+    *(2 * THIN_KINDS),
+    *("vessels", "neurites", "filaments"),
+    *("spots", "spots", "brightfield", "fluorescence"),
+)
+
+_FAR_PLAN = CropPlan(side=256, objects=4)
+
+_FAR_FITTED = replace(
+    _FITTED, plan=_FAR_PLAN, batch=4, steps=2700, rate=1.2e-3, object_weight=0.5, kinds=_FAR
+)
+"""Crops in which a vessel or a fibre is long."""
+
 _THINLY_FITTED = replace(_FITTED, steps=5000, rate=9e-4, kinds=(*_THINLY, *THIN_KINDS, "fluorescence"))
 
 SAM2_HQ_NANO = Recipe(
@@ -216,6 +237,10 @@ SAM2_HQ_NANO = Recipe(
         replace(_FITTED, steps=1200, rate=9e-4, kinds=_THINLY),
         _THINLY_FITTED,
         replace(_THINLY_FITTED, steps=3400),  # once the decoder handed on what it is told
+        _FAR_FITTED,  # with masks that are changed as a whole first
+        replace(
+            _FAR_FITTED, plan=replace(_FAR_PLAN, magnified=0.4), steps=900, rate=6e-4, kinds=_FAR_AND_SMALL
+        ),
     ),
     weight_decay=0.01,
     base="sam2-nano",
@@ -279,15 +304,21 @@ _WIDE = Stage(
     kinds=_NESTED_KINDS,
 )
 
+_WIDER_PLAN = NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32)
+
 _WIDER = Stage(
     1100,
-    NestedPlan(side=384, objects=16, zoom=(0.7, 1.6), seen=32),
+    _WIDER_PLAN,
     batch=2,
     rate=3e-4,
     last_rate=0.0,
     scene_share=0.9,
     kinds=_NESTED_KINDS,
 )
+
+_SMALL_AND_LARGE = ("nucleolus", "nucleolus", "spot", "colony")
+
+_BEHIND_TRUNK = ("query_decoder", "pixel_decoder", "word_scores", "text_encoder")
 
 SEMANTIC_NANO = Recipe(
     "semantic-nano",
@@ -312,6 +343,29 @@ SEMANTIC_NANO = Recipe(
             rate=4e-4,
             last_rate=0.0,
             kept=0.5,
+        ),
+        replace(
+            _WIDE,
+            plan=replace(_WIDE_PLAN, magnified=0.3, again=_SMALL_AND_LARGE),
+            steps=2000,
+            rate=6e-4,
+            last_rate=1.5e-4,
+            learns=_BEHIND_TRUNK,
+        ),
+        replace(
+            _WIDER,
+            plan=replace(_WIDER_PLAN, again=_SMALL_AND_LARGE),
+            steps=500,
+            rate=1.5e-4,
+            learns=_BEHIND_TRUNK,
+        ),
+        replace(  # nothing that a crop shows is left out: places of objects without prompts
+            _WIDE,
+            plan=replace(_WIDE_PLAN, objects=2, seen=64),
+            steps=360,
+            rate=1e-3,
+            last_rate=0.0,
+            learns=("query_decoder.seed",),
         ),
     ),
     trunk_of="sam2-nano",

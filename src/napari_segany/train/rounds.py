@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from .losses import (
     BAND,
     PLACES,
     dense_loss,
+    extent_loss,
     outline_loss,
     prompt_loss,
     true_iou,
@@ -79,11 +82,18 @@ def _rounds(
     for index in range(rounds):
         with torch.set_grad_enabled(not is_fine):
             output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # as above
-        logits, ious = output.logits.float(), output.ious.float()
         share = len(truth) / whole
         if is_fine:
-            loss = _fine_round(low, output, full, is_ambiguous=prompts.is_ambiguous, rng=rng)
-        else:
+            output, loss = _fine_round(
+                low,
+                output,
+                full,
+                is_ambiguous=prompts.is_ambiguous,
+                object_weight=stage.object_weight,
+                rng=rng,
+            )
+        logits, ious = output.logits.float(), output.ious.float()
+        if not is_fine:
             loss = prompt_loss(
                 logits,
                 ious,
@@ -111,10 +121,30 @@ def _fine_round(
     full: Tensor,
     *,
     is_ambiguous: Tensor,
+    object_weight: float,
+    rng: np.random.Generator,
+) -> tuple[MaskOutput, Tensor]:
+    """Return a round's four masks changed as a whole, and the loss of that and of their outlines."""
+    coarse_truth = F.avg_pool2d(full, CELL)
+    ious = true_iou(output.logits, coarse_truth)  # (N, 4)
+    output = low("extend", output)  # type: ignore[assignment]  # as above
+    loss = extent_loss(
+        output.logits, coarse_truth, ious=ious, is_ambiguous=is_ambiguous, object_weight=object_weight
+    )
+    output = replace(output, logits=output.logits.detach())
+    return output, loss + _outlines(low, output, full, is_ambiguous=is_ambiguous, rng=rng)
+
+
+def _outlines(
+    low: LowPrecision,
+    output: MaskOutput,
+    full: Tensor,
+    *,
+    is_ambiguous: Tensor,
     rng: np.random.Generator,
 ) -> Tensor:
     """Return the loss of the outlines of a round's masks, all four of each answer."""
-    base, context = output.logits.float(), output.context
+    base, context = output.logits, output.context
     assert context is not None
     ious = true_iou(base, F.avg_pool2d(full, CELL))  # (N, 4)
     places = unsure_places(base, PLACES, rng=rng)  # (N, 4, P), those of one mask together

@@ -20,7 +20,7 @@ from napari_segany.predict.preprocess import normalise
 
 from .hearts import heart_loss, seeded
 from .losses import dice_loss, focal_loss, true_iou
-from .matching import at_most_six, many_to_many, one_to_one
+from .matching import at_most_six, many_to_many, one_to_one, spare
 from .nested import NestedBatch
 from .votes import vote_loss
 
@@ -37,6 +37,8 @@ FOUND_WEIGHT = 0.5
 """Of what is found without prompts."""
 OTHERS_WEIGHT = 0.25
 """Of the other five masks where only one object of a click is annotated."""
+SPARE_WEIGHT = 0.25
+"""Of the masks that show what another of the six shows better: they are free to show what is rarely there."""
 EXTRA_SEEDS = 8
 
 _SYNONYMS = {
@@ -62,11 +64,13 @@ _SYNONYMS = {
 class _Task:
     """Masks and what each of them is to become.
 
-    `truth` (N,) says which of an image's true masks, `weight` (N,) how much it counts, `image` (N,) of which image.
+    `truth` (N,) says which of an image's true masks, `weight` (N,) how much it counts, `drawn` (N,) what share of that
+    its shape and box count, `image` (N,) of which image.
     """
 
     truth: Tensor
     weight: Tensor
+    drawn: Tensor
     image: Tensor
 
 
@@ -114,7 +118,7 @@ def _prompted(
     boxes = batch.places / size
     boxes[..., 2:] = torch.where(batch.is_box[..., None], boxes[..., 2:], CLICK_SIDE)
     looked = model.look(features, boxes, batch.is_box)
-    last = model.answers(features, looked[-1])
+    last = model.answers(features, looked[-1], boxes[..., :2])
     task = _matched(last, batch, masks, rng=rng, is_many=is_many)
     early = model.answers(features, looked[len(looked) // 2 - 1])
     total = _mask_loss(last, masks, task) + EARLY_WEIGHT * _mask_loss(early, masks, task)
@@ -132,6 +136,7 @@ def _matched(
     levels, inside = batch.levels.cpu().numpy(), batch.inside.cpu().numpy()
     truth = np.zeros(costs.shape[:3], dtype=np.int64)
     weight = np.zeros(costs.shape[:3], dtype=np.float32)
+    drawn = np.ones(costs.shape[:3], dtype=np.float32)
     for b, k in np.ndindex(*costs.shape[:2]):
         own = np.flatnonzero(inside[b, k])
         if not is_many:
@@ -141,14 +146,16 @@ def _matched(
             continue
         own = own[at_most_six(areas[b, own], rng)]
         own_costs = costs[b, k][:, own].astype(np.float64)
-        truth[b, k] = own[many_to_many(own_costs, levels[b, own])]
+        handed = many_to_many(own_costs, levels[b, own])
+        truth[b, k] = own[handed]
+        drawn[b, k] = np.where(spare(own_costs, handed), SPARE_WEIGHT, 1.0)
         is_known = bool(batch.is_complete[b]) or bool(batch.is_box[b, k])
         weight[b, k] = 1.0 if is_known else OTHERS_WEIGHT
         if not is_known:
             weight[b, k, one_to_one(own_costs[:, 0])] = 1.0
     image = torch.arange(len(masks)).repeat_interleave(truth.shape[1] * TOKENS)
-    flat = [torch.from_numpy(each.reshape(-1)).to(masks.device) for each in (truth, weight)]
-    return _Task(flat[0], flat[1], image.to(masks.device))
+    flat = [torch.from_numpy(each.reshape(-1)).to(masks.device) for each in (truth, weight, drawn)]
+    return _Task(flat[0], flat[1], flat[2], image.to(masks.device))
 
 
 def _costs(logits: Tensor, masks: Tensor) -> Tensor:
@@ -166,7 +173,7 @@ def _mask_loss(answers: Answers, masks: Tensor, task: _Task) -> Tensor:
     loss = FOCAL_WEIGHT * focal_loss(logits, truth) + dice_loss(logits, truth)
     iou = true_iou(logits[:, None], truth[:, None])[:, 0]
     miss = (answers.ious.float().flatten() - iou).abs()
-    return _mean(loss + IOU_WEIGHT * miss, task.weight)
+    return _mean(task.drawn * loss + IOU_WEIGHT * miss, task.weight)
 
 
 def _box_losses(looked: list[Looked], last: Answers, masks: Tensor, task: _Task) -> Tensor:
@@ -174,7 +181,7 @@ def _box_losses(looked: list[Looked], last: Answers, masks: Tensor, task: _Task)
     truth = boxes_of(masks > 0.5)[task.image, task.truth]
     boxes = (*(each.moved for each in looked[:-1]), last.boxes)
     losses = [_box_loss(each.flatten(0, 1), truth) for each in boxes]
-    return sum((_mean(each, task.weight) for each in losses), masks.new_zeros(())) / len(losses)
+    return sum((_mean(task.drawn * each, task.weight) for each in losses), masks.new_zeros(())) / len(losses)
 
 
 def _box_loss(boxes: Tensor, truth: Tensor) -> Tensor:
@@ -230,7 +237,7 @@ def _unprompted(
     found = model.answers(features, looked[-1])
     image = torch.arange(len(masks), device=masks.device).repeat_interleave(chosen.truth.shape[1])
     weight = (chosen.truth >= 0).float().flatten()
-    task = _Task(chosen.truth.clamp(min=0).flatten(), weight, image)
+    task = _Task(chosen.truth.clamp(min=0).flatten(), weight, torch.ones_like(weight), image)
     loss = _mask_loss(found, masks, task) + BOX_WEIGHT * _box_losses(looked, found, masks, task)
     loss = loss + WORD_WEIGHT * _word_loss(model, found, batch, task, words=words)
     wrong = (1 - weight) * batch.is_complete[image]  # an object that nobody annotated may be one

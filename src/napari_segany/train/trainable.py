@@ -25,7 +25,11 @@ class Trainable(nn.Module):
         self.dense_head = nn.Conv2d(model.config.width // 8, 2, kernel_size=1)
 
     def forward(self, task: str, *inputs: object) -> object:
-        """Run one task: "encode" pixels, "decode" prompts, make "dense" maps, "outline" masks anew, "follow" clips."""
+        """Run one task.
+
+        "encode" pixels, "decode" prompts, "extend" or "outline" their masks, make "dense" maps, or "follow" objects
+        through clips.
+        """
         if task == "encode":
             return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
         if task == "follow":
@@ -33,9 +37,11 @@ class Trainable(nn.Module):
             return clip_loss(CloseTracking(self.model), batch, rng=rng, weights=weights)  # type: ignore[arg-type]  # as above
         if task == "dense":
             return self.dense_head(*inputs)
-        if task == "outline":
+        if task in ("extend", "outline"):
             fine = self.model.decoder.fine
             assert isinstance(fine, OutlineHead)
+            if task == "extend":
+                return fine.extended(*inputs)  # type: ignore[arg-type]  # as above
             looked, tokens, beside = inputs
             return fine(looked, fine.told(tokens), beside)  # type: ignore[arg-type]  # as above
         features, xy, labels, masks, origin = inputs
