@@ -190,7 +190,7 @@ def test_every_parameter_of_the_path_learns(row: Row) -> None:
     generator = torch.Generator().manual_seed(3)
     loss = torch.zeros(())
     for looked in model.look(features, boxes, torch.tensor([[False, True]])):
-        found = model.answers(features, looked)
+        found = model.answers(features, looked, boxes[..., :2])
         for part in (found.logits, found.ious, found.boxes):
             loss = loss + (part * torch.randn(part.shape, generator=generator)).mean()
     loss.backward()
