@@ -19,7 +19,7 @@ _NEAR = (1.0, 4.0)  # how far from its prompt a place knows of it, in cells
 
 
 class MaskSpread(nn.Module):
-    """Changes groups of masks, each of its groups by itself; begins as if it were not there.
+    """Changes masks in groups, each group by itself; begins as if it were not there.
 
     Parameters
     ----------
