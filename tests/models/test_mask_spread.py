@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_segany.models.cells import gathered, nested
 from napari_segany.models.layers import REACHES
-from napari_segany.models.mask_spread import CELL, MaskSpread
+from napari_segany.models.mask_spread import CELL, CELL_DEPTH, MaskSpread
 
 MASKS, TOLD, SEEN, INNER = 3, 8, 5, 6
 
@@ -28,7 +30,7 @@ def given(*, images: int = 1, prompts: int = 2, cells: tuple[int, int] = (5, 7))
     return (
         4 * torch.randn(images, prompts * MASKS, *size, generator=generator),
         torch.randn(images, prompts * MASKS, TOLD, generator=generator),
-        torch.randn(images, SEEN, *size, generator=generator),
+        nested(torch.randn(images, SEEN, *size, generator=generator), CELL_DEPTH),
         torch.rand(images, prompts, 2, generator=generator),
     )
 
@@ -67,7 +69,7 @@ def test_a_place_hears_so_far_and_no_further() -> None:
     logits, told, seen, _ = given(prompts=1, cells=(side, side))
     changed = seen.clone()
     middle = side // 2
-    changed[:, :, CELL * middle, CELL * middle] += 2
+    changed[:, middle * side + middle] += 2
     moved = (made(logits, told, changed) - made(logits, told, seen)).abs().amax((0, 1)) > 1e-5
     rows = moved.any(1).nonzero()[:, 0] // CELL
     assert (int(rows.min()), int(rows.max())) == (middle - reach, middle + reach)
@@ -87,3 +89,20 @@ def test_gradients_reach_all_of_it() -> None:
     made = spread()
     made(*given()).square().sum().backward()
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in made.parameters())
+
+
+@torch.no_grad()
+def test_matrix_products_of_cells_are_the_convolutions_that_they_stand_for() -> None:
+    made = spread(is_asked=False)
+    logits, told, _, _ = given(images=2)
+    image = torch.randn(2, SEEN, *logits.shape[2:], generator=torch.Generator().manual_seed(7))
+    convolved = made.seen(image)
+    torch.testing.assert_close(
+        gathered(made.seen, nested(image, CELL_DEPTH)), convolved.flatten(2).transpose(1, 2)
+    )
+    masks = F.pixel_unshuffle(logits.unflatten(1, (-1, MASKS)).flatten(0, 1) / 5, CELL)
+    drawn = made.drawn(masks).unflatten(0, (2, -1))
+    meant = made.told(told.unflatten(1, (-1, MASKS)).flatten(2))[..., None, None]
+    change = made.change(F.gelu(made.steps((drawn + convolved[:, None] + meant).flatten(0, 1))))
+    expected = logits + 5 * F.pixel_shuffle(change, CELL).unflatten(0, (2, -1)).flatten(1, 2)
+    torch.testing.assert_close(made(logits, told, nested(image, CELL_DEPTH)), expected)

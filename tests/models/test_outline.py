@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from napari_segany.models.fine import FineConfig
+from napari_segany.models.layers import REACHES
 from napari_segany.models.mask_decoder import MaskOutput, nested
+from napari_segany.models.mask_spread import CELL
 from napari_segany.models.outline import (
     AROUND,
     FEATURES,
@@ -69,9 +71,12 @@ def test_an_untrained_head_draws_what_its_base_draws() -> None:
 def test_of_several_masks_the_doubtful_ones_are_drawn_larger() -> None:
     output, _, _ = scene(masks=3)
     output = replace(output, ious=torch.tensor([[1.0, 0.5, 0.2]]))
-    finished = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, band=100.0)).finished(output)
-    assert finished.fine is not None
-    more = (finished.fine - doubled(output.logits))[0]
+    made = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, band=100.0))
+    finished, as_they_are = made.finished(made.extended(output)).fine, made.finished(output).fine
+    assert finished is not None
+    assert as_they_are is not None
+    more = (finished - doubled(output.logits))[0]
+    torch.testing.assert_close(as_they_are, doubled(output.logits))  # where masks were not extended
     torch.testing.assert_close(more[0], torch.zeros_like(more[0]), atol=1e-5, rtol=0)
     for index, iou in ((1, 0.5), (2, 0.2)):
         expected = torch.full_like(more[index], -0.5 * float(np.log(iou)))
@@ -206,10 +211,32 @@ def test_whole_masks_change_each_by_itself_and_nothing_else_does() -> None:
     extended = made.extended(output)
     assert not torch.allclose(extended.logits, output.logits, atol=0.1)
     assert extended.ious is output.ious
-    assert extended.context is output.context
+    assert extended.context is not None
+    assert extended.context.is_extended
     for index in range(2):
         torch.testing.assert_close(made.extended(output.row(index)).logits, extended.logits[index][None])
         one = output.row(index).masks(slice(1, 2))
         torch.testing.assert_close(made.extended(one).logits, extended.logits[index : index + 1, 1:2])
     new = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4))
     assert torch.equal(new.extended(output).logits, output.logits)
+
+
+@torch.no_grad()
+def test_only_what_hears_of_a_mask_is_looked_at() -> None:
+    """As good as the whole frame: places within reach of the masks are changed alike, what lies further away stays."""
+    side = CELL * (4 * sum(REACHES))
+    output, _, _ = scene(side=side)
+    middle = slice(side // 2, side // 2 + 8)
+    logits = torch.full_like(output.logits, -7.0)
+    logits[:, :, middle, middle] = 3.0
+    output, made = replace(output, logits=logits), head()
+    near = made.extended(output).logits
+    with torch.enable_grad():
+        whole = made.extended(output).logits.detach()
+    torch.testing.assert_close(near[:, :, middle, middle], whole[:, :, middle, middle])
+    reached = (near != logits).any(1)[0].nonzero()
+    edges = reached.min(0).values.tolist(), reached.max(0).values.tolist()
+    margin = CELL * sum(REACHES)
+    assert edges == ([side // 2 - margin] * 2, [side // 2 + 7 + margin] * 2)
+    empty = replace(output, logits=torch.full_like(logits, -7.0))
+    assert torch.equal(made.extended(empty).logits, empty.logits)

@@ -10,11 +10,13 @@ import torch
 from tests.contracts.shrink import shrunken
 
 from napari_segany.core.intensity import Window
-from napari_segany.core.types import Box, ModelCard, Points, Prompt
+from napari_segany.core.types import Box, MaskPrediction, ModelCard, Points, Prompt
 from napari_segany.models.close_memory import Clicks, CloseMemoryConfig, CloseRecollection
 from napari_segany.models.close_tracking import CloseTracking, Seen
 from napari_segany.models.sam2 import SAM2, Sam2
 from napari_segany.models.tracking import TrackedFrame
+from napari_segany.predict.features import Features
+from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import Model, _prepare
 from napari_segany.predict.precision import place
 from napari_segany.predict.video import VideoPredictor
@@ -77,13 +79,78 @@ def test_a_drawn_mask_is_the_answer(model: Model, movie: np.ndarray, heard: list
     assert not heard
 
 
-def test_clicks_are_answered_one_by_one(model: Model, movie: np.ndarray, heard: list) -> None:
+@pytest.fixture
+def seen_by_image_model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool, bool]]:
+    """What the image model is asked: how many clicks, whether on an earlier answer, whether for several masks.
+
+    It finds a square, and is as sure of it as the list's own `sureness`.
+    """
+
+    class Asked(list[tuple[int, bool, bool]]):
+        sureness = 0.0
+
+    asked = Asked()
+
+    def noted(
+        self: ImagePredictor, features: Features, prompt: Prompt, *, multimask: bool = True
+    ) -> MaskPrediction:
+        asked.append((len(prompt.points or ()), prompt.mask is not None, multimask))
+        logits = np.where(square()[None], np.float32(4), np.float32(-4))
+        return MaskPrediction(
+            square()[None], np.array([asked.sureness], np.float32), logits[:, ::2, ::2], np.array([3])
+        )
+
+    monkeypatch.setattr(ImagePredictor, "predict", noted)
+    return asked
+
+
+@pytest.mark.parametrize("sureness", [0.3, 0.9])
+def test_what_the_image_model_is_sure_of_is_not_looked_at_again(
+    model: Model, movie: np.ndarray, heard: list, seen_by_image_model: list, sureness: float
+) -> None:
+    seen_by_image_model.sureness = sureness
+    follower = WindowFollower(model, window=Window(0, 255))
+    found = follower.prompt(follower.look(movie[0]), clicks((40, 50)), earlier=None)
+    assert seen_by_image_model[0] == (1, False, True)
+    if sureness > 0.8:
+        assert not heard
+        assert np.array_equal(found.drawn.logits > 0, square())
+    else:
+        assert heard
+
+
+def test_clicks_are_answered_one_by_one(
+    model: Model, movie: np.ndarray, heard: list, seen_by_image_model: list
+) -> None:
     follower = WindowFollower(model, window=Window(0, 255))
     prompt = clicks((40, 50), (35, 45), (80, 20), positive=(True, True, False))
     follower.prompt(follower.look(movie[0]), prompt, earlier=None)
-    assert [count for count, _, _ in heard[:3]] == [1, 2, 3]
-    assert all(count == 3 for count, _, _ in heard[3:])  # looked at again, all that was said at once
+    assert seen_by_image_model[:3] == [(1, False, True), (2, True, False), (3, True, False)]
+    assert heard
+    assert all(count == 3 for count, _, _ in heard)  # on top of that, all that was said at once
     assert not any(is_reminded for _, _, is_reminded in heard)
+
+
+def test_a_mask_that_a_click_contradicts_is_looked_at_again(
+    model: Model, movie: np.ndarray, heard: list, seen_by_image_model: list
+) -> None:
+    seen_by_image_model.sureness = 0.99
+    follower = WindowFollower(model, window=Window(0, 255))
+    follower.prompt(follower.look(movie[0]), clicks((40, 50), (80, 20)), earlier=None)
+    assert heard
+
+
+def test_a_click_beside_the_mask_may_begin_anew(
+    model: Model, movie: np.ndarray, heard: list, seen_by_image_model: list
+) -> None:
+    """The mask may be on the neighbour: what was followed to there is then not told."""
+    seen_by_image_model.sureness = 0.9
+    follower = WindowFollower(model, window=Window(0, 255))
+    look, elsewhere = follower.look(movie[0]), np.roll(square(), 40, axis=1)
+    prompt = clicks((50, 90), (40, 50), positive=(False, True))
+    follower.prompt(look, prompt, earlier=elsewhere)
+    assert seen_by_image_model[:2] == [(1, False, True), (2, True, False)]
+    assert heard
 
 
 def test_a_correction_begins_with_the_mask_that_it_corrects(

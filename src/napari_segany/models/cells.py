@@ -1,12 +1,13 @@
 """Maps whose pixels lie cell by cell, as the mask decoder makes them where no gradients are recorded.
 
-A transposed convolution whose kernel is its stride turns each cell into 2 x 2 pixels by a matrix product; as long as
-these stay beside each other, nothing needs to be moved.
+A transposed convolution whose kernel is its stride turns each cell into 2 x 2 pixels by a matrix product, and a
+convolution turns them into one again; as long as these stay beside each other, nothing needs to be moved.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -17,6 +18,13 @@ def doubled(conv: nn.Module, cells: Tensor) -> Tensor:
     matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (C, 4 * C')
     wide = cells.reshape(-1, cells.shape[-1]) @ matrix
     return wide.reshape(*cells.shape[:-1], 4, len(bias)).add_(bias)
+
+
+def gathered(conv: nn.Conv2d, cells: Tensor) -> Tensor:
+    """Return what a convolution (2^d x 2^d, as its stride) makes of (..., 4^d, C) `nested` cells: (..., C')."""
+    depth = conv.kernel_size[0].bit_length() - 1
+    matrix = nested(conv.weight, depth).flatten(1)  # (C', 4^d * C)
+    return F.linear(cells.flatten(-2), matrix, conv.bias)
 
 
 def gelu_(x: Tensor) -> Tensor:

@@ -26,10 +26,11 @@ MASK_TOKENS = 4
 FAVOUR = 0.1
 """What is added to the judged IoU of mask 0, which alone is trained for prompts that leave no doubt."""
 
-FineUse = Literal["off", "added", "only"]
+FineUse = Literal["off", "added", "outlines", "only"]
 """What becomes of the fine boundaries: left out, added to the base's masks, or shown alone.
 
-The bundled models' are corrections of the base's masks: they are never alone.
+The bundled models' are corrections of the base's masks: they are never alone. Where `outlines` alone are asked for, as
+in magnified looks at small objects, they leave masks as large as they are.
 """
 
 
@@ -304,7 +305,7 @@ class MaskDecoder(nn.Module):
         if fine == "off":
             return chosen
         if isinstance(self.fine, OutlineHead):  # `finish` finishes it
-            return self.fine.extended(chosen)
+            return chosen if fine == "outlines" else self.fine.extended(chosen)
         return self.fine.finished(chosen, alone=fine == "only")
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:

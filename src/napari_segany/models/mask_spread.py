@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cells import gathered
 from .layers import DilatedSteps
 
-CELL = 4
+CELL_DEPTH = 2
+CELL = 2**CELL_DEPTH
 """Mask pixels along a side of the cells that hear of each other: their 4 x 4 pixels are changed together."""
 _CALM = 5.0  # logits are divided by this where a network sees them
 _NEAR = (1.0, 4.0)  # how far from its prompt a place knows of it, in cells
@@ -58,23 +60,31 @@ class MaskSpread(nn.Module):
             H and W multiples of `CELL`.
         told : (B, N * T, C)
             What tells each mask: its token, or its query's state.
-        seen : (B, C', H, W)
+        seen : (B, H W / 16, 16, C')
+            What is to be seen, `nested` twice (see `cells`).
         asked : (B, N, 2)
             Where the prompts are: clicks, or middles of boxes, (x, y) as shares of the frame.
         """
         kind = self.told.weight.dtype
         batch, _, height, width = logits.shape
-        looked = self.seen(seen.to(kind))  # (B, c, h, w)
+        size = (height // CELL, width // CELL)
+        looked = gathered(self.seen, seen.to(kind))  # (B, hw, c)
         meant = self.told(told.to(kind).unflatten(1, (-1, self.masks)).flatten(2))  # (B, N, c)
-        masks = F.pixel_unshuffle(logits.unflatten(1, (-1, self.masks)).flatten(0, 1) / _CALM, CELL)
+        masks = _rows(logits.unflatten(1, (-1, self.masks)).flatten(0, 1) / _CALM)  # (B N, hw, T * 16)
         if self.is_asked:
             assert asked is not None
-            places = _places(asked.flatten(0, 1).float(), (height // CELL, width // CELL))
-            masks = torch.cat((masks, places), dim=1)
-        drawn = self.drawn(masks.to(kind)).unflatten(0, (batch, -1))
-        x = (drawn + looked[:, None] + meant[..., None, None]).flatten(0, 1)  # (B N, c, h, w)
-        change = self.change(F.gelu(self.steps(x.contiguous(memory_format=torch.channels_last))))
+            places = _places(asked.flatten(0, 1).float(), size)
+            masks = torch.cat((masks, places.flatten(2).transpose(1, 2)), dim=2)
+        drawn = F.linear(masks.to(kind), self.drawn.weight.flatten(1)).unflatten(0, (batch, -1))
+        x = (drawn + looked[:, None] + meant[:, :, None]).flatten(0, 1).unflatten(1, size)  # (B N, h, w, c)
+        change = self.change(F.gelu(self.steps(x.permute(0, 3, 1, 2))))  # which is channels last
         return logits + _CALM * F.pixel_shuffle(change.float(), CELL).unflatten(0, (batch, -1)).flatten(1, 2)
+
+
+def _rows(masks: Tensor) -> Tensor:
+    """Return (N, T, H, W) as (N, hw, T * 16), the pixels of a cell of one mask beside each other, row by row."""
+    cells = masks.unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL))  # (N, T, h, 4, w, 4)
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def _places(asked: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cells import flat
-from .layers import Mlp
+from .layers import REACHES, Mlp
 from .mask_spread import CELL, MaskSpread
 
 if TYPE_CHECKING:
@@ -48,15 +47,19 @@ class OutlineContext:
         What the base's masks are products of, the 4 x 4 pixels of a cell together (see `cells.nested`).
     pixels : (B or 1, 12, H / 2, W / 2)
         The frame, its 2 x 2 pixels beside each other.
+    is_extended
+        Whether the masks were `extended`; then they are cut with `generosity`, too.
     """
 
     cells: Tensor
     pixels: Tensor
+    is_extended: bool = False
 
     def row(self, index: int) -> OutlineContext:
         """Return the context of one answer."""
         part = slice(index, index + 1)
-        return OutlineContext(self.cells[part], self.pixels if len(self.pixels) == 1 else self.pixels[part])
+        pixels = self.pixels if len(self.pixels) == 1 else self.pixels[part]
+        return replace(self, cells=self.cells[part], pixels=pixels)
 
 
 class OutlineHead(nn.Module):
@@ -99,12 +102,20 @@ class OutlineHead(nn.Module):
         return corrections
 
     def extended(self, output: MaskOutput) -> MaskOutput:
-        """Return (B, M, h, w) masks changed as a whole by what lies around, before any outline is decided anew."""
+        """Return (B, M, h, w) masks changed as a whole by what lies around, before any outline is decided anew.
+
+        While no gradients are recorded, only places that hear of a mask are looked at.
+        """
         context = output.context
         assert context is not None
-        size = (output.logits.shape[2] // CELL, output.logits.shape[3] // CELL)
-        seen = flat(context.cells, 2, size=size)
-        return replace(output, logits=self.extent(output.logits.float(), output.tokens, seen))
+        logits = output.logits.float().clone()
+        size = (logits.shape[2] // CELL, logits.shape[3] // CELL)
+        rows, cols = (slice(0, n) for n in size) if torch.is_grad_enabled() else _within_reach(logits)
+        if rows.stop > rows.start:
+            high, wide = (slice(CELL * part.start, CELL * part.stop) for part in (rows, cols))
+            cells = context.cells.unflatten(1, size)[:, rows, cols].flatten(1, 2)
+            logits[:, :, high, wide] = self.extent(logits[:, :, high, wide], output.tokens, cells)
+        return replace(output, logits=logits, context=replace(context, is_extended=True))
 
     def finished(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
         """Return chosen masks with the frame's logits as `fine`; `logits` stay as they are, for the next round.
@@ -126,11 +137,24 @@ class OutlineHead(nn.Module):
         told = _taken(self.told(output.tokens).flatten(0, 1), mask)
         inputs = outline_inputs(context, logits, places)
         change = self(inputs, told, places_beside(places, logits.shape))
-        if logits.shape[1] > 1:
+        if context.is_extended and logits.shape[1] > 1:
             change = change + _taken(generosity(output.ious).reshape(-1, 1), mask)
         flat = wide.view(-1)
         flat[below] += change
         return replace(output, fine=wide, context=None)
+
+
+def _within_reach(logits: Tensor) -> tuple[slice, slice]:
+    """Return the rows and columns of cells that hear of what lies inside of (B, M, h, w) masks; none of empty ones."""
+    inside = (logits > 0).flatten(0, 1).any(0)
+    ends = []
+    for axis, count in enumerate(inside.shape):
+        marked = inside.any(1 - axis).nonzero()[:, 0]
+        if not len(marked):
+            return slice(0, 0), slice(0, 0)
+        first, last = int(marked[0]) // CELL, int(marked[-1]) // CELL
+        ends.append(slice(max(0, first - sum(REACHES)), min(count // CELL, last + 1 + sum(REACHES))))
+    return ends[0], ends[1]
 
 
 def generosity(ious: Tensor) -> Tensor:
@@ -138,7 +162,7 @@ def generosity(ious: Tensor) -> Tensor:
 
     Of all cuts through honest chances, that at J / (1 + J) gives the best IoU J to be had (Lipton et al. 2014 prove it
     for the F measure, where it is half of the best F): the less certain a mask, the lower the cut, by -log J in logits.
-    Half of that measured better over all three masks of a click; single masks need none.
+    Half of that measured better over all three masks of a click; single masks need none, nor do magnified small ones.
     """
     return -0.5 * ious.clamp(0.15, 1.0).log()
 

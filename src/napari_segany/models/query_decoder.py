@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cells import nested
 from .deformable import DeformableAttention, DeformableConfig, Sizes, join_levels
 from .layers import Mlp
-from .mask_spread import MaskSpread
+from .mask_spread import CELL_DEPTH, MaskSpread
 
 TOKENS = 6
 """Queries of one prompt."""
@@ -282,7 +283,7 @@ class QueryDecoder(nn.Module):
         logits = torch.einsum("bqc,bchw->bqhw", torch.cat((embedded.float(), weights), dim=-1), maps)
         logits = _LARGEST_LOGIT * torch.tanh((logits + constant[..., None, None]) / _LARGEST_LOGIT)
         if asked is not None:
-            logits = self.spread(logits, states, mask_features, asked)
+            logits = self.spread(logits, states, nested(mask_features, CELL_DEPTH), asked)
         return Answers(logits, self.iou_prediction_head(states)[..., 0], boxes, states)
 
 

@@ -333,6 +333,7 @@ class ImagePredictor:
     ) -> tuple[MaskOutput, View]:
         """Return the answer to a prompt from a magnified window, and that window."""
         view = self._view(features, window)
+        use = "outlines" if use == "added" else use  # what is small needs no extending
         seen = [in_view(prompt, features, view)]
         (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
         return answer, view

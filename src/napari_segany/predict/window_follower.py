@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -47,6 +47,7 @@ _STEPS = 2  # scales for each doubling
 _BATCH = 16
 _TRUST = 0.05  # by how much better a correction's answer must be to lead away from the mask that it corrects
 _MOST_LOOKS, _SETTLED = 4, 0.98  # how often a prompted object is looked at in its window; IoU that is enough
+_PLAIN = 0.8  # predicted IoU from which on the answer on the image alone is good enough
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +112,7 @@ class WindowFollower:
     def prompt(
         self, look: object, prompt: Prompt, *, earlier: BoolMask | None, reminded: Reminder = nothing
     ) -> Found:
-        """Answer a prompt: as on a single image, then click by click in the object's own window, on what is remembered.
+        """Answer a prompt: as on a single image and, while that is not sure, in the object's own window, reminded.
 
         A drawn mask is the answer. A correction begins with the mask that it corrects.
         """
@@ -120,43 +121,58 @@ class WindowFollower:
             return Found(whole(prompt.mask.astype(bool), score=1.0), own)
         told = reminded()
         if earlier is None or not earlier.any() or prompt.box is not None or prompt.mask is not None:
-            parts = by_click(prompt)
-            answer = self._on_image(own, parts[0])
-            if not says_nothing_else(prompt):
-                answer = self._settled(own, parts, answer, reminded=told)
-            if misses(prompt, answer.mask):
-                answer = _fitting(prompt, [answer, self._on_image(own, prompt)])
+            answer = self._begun(own, prompt, reminded=told)
         else:
             answer = self._corrected(own, prompt, earlier, reminded=told)
         return Found(whole(answer.mask, score=answer.score), own)
+
+    def _begun(self, look: FrameLook, prompt: Prompt, *, reminded: Ask | None) -> _Answered:
+        """Answer a prompt on an object that has no mask yet.
+
+        The image model draws better than the memory's own decoder, wherever it is sure.
+        """
+        plain = self._by_click(look, prompt)
+        if says_nothing_else(prompt) or (plain.score >= _PLAIN and not misses(prompt, plain.mask)):
+            return plain
+        best = _fitting(prompt, [plain, self._settled(look, [prompt], plain, reminded=reminded)])
+        if misses(prompt, best.mask):
+            best = _fitting(prompt, [best, self._on_image(look, prompt)])
+        return best
 
     def _corrected(
         self, look: FrameLook, prompt: Prompt, earlier: BoolMask, *, reminded: Ask | None
     ) -> _Answered:
         """Answer clicks on top of a mask, or as if there were none, if that fits better: it may be on the neighbour."""
-        parts = by_click(prompt)
-        kept = self._settled(look, parts, _Answered(earlier, 0.0), reminded=reminded)
+        kept = self._settled(look, by_click(prompt), _Answered(earlier, 0.0), reminded=reminded)
         answers = [_Answered(kept.mask, kept.score + _TRUST)]
         points = prompt.points
         assert points is not None
         outside = points.positive & ~at_points(earlier, points)
         if outside.any():
-            first = Prompt(points=Points(points.coords[outside][:1], points.positive[outside][:1]))
-            begun = self._on_image(look, first)
-            answers.append(self._settled(look, parts, begun, reminded=reminded))
+            first = np.argsort(~outside, kind="stable")  # those before all others
+            again = Prompt(points=Points(points.coords[first], points.positive[first]))
+            answers.append(self._begun(look, again, reminded=reminded))
         best = _fitting(prompt, answers)
         if misses(prompt, best.mask):
             best = _fitting(prompt, [best, self._on_image(look, prompt, earlier=earlier)])
         return _Answered(best.mask, min(best.score, 1.0))
 
-    def _on_image(self, look: FrameLook, prompt: Prompt, *, earlier: BoolMask | None = None) -> _Answered:
-        """Answer a prompt as on a single image."""
+    def _by_click(self, look: FrameLook, prompt: Prompt) -> _Answered:
+        """Answer a prompt as on a single image, click by click, each on the answer before."""
         features = self._embedded(look)
-        asked = prompt
+        first, *others = by_click(prompt)
+        is_open = first.mask is None and first.box is None and len(first.points or ()) == 1
+        answer = self._predictor.predict(features, first, multimask=is_open)
+        for part in others:
+            answer = self._predictor.predict(features, replace(part, mask=answer.logits[0]), multimask=False)
+        return _Answered(answer.best, float(answer.scores[0]))
+
+    def _on_image(self, look: FrameLook, prompt: Prompt, *, earlier: BoolMask | None = None) -> _Answered:
+        """Answer all of a prompt at once, as on a single image."""
+        features = self._embedded(look)
         if earlier is not None:
-            asked = Prompt(points=prompt.points, mask=_as_logits(earlier, features))
-        is_open = asked.mask is None and asked.box is None and len(prompt.points or ()) == 1
-        answer = self._predictor.predict(features, asked, multimask=is_open)
+            prompt = Prompt(points=prompt.points, mask=_as_logits(earlier, features))
+        answer = self._predictor.predict(features, prompt, multimask=False)
         return _Answered(answer.best, float(answer.scores[0]))
 
     def _settled(
