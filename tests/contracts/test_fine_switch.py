@@ -79,6 +79,19 @@ def test_switched_on_it_answers_otherwise(small: Small) -> None:
 
 
 @torch.inference_mode()
+def test_outlines_alone_leave_masks_as_large_as_they_are(small: Small) -> None:
+    off, outlined, added = (ask(small, fine=use) for use in ("off", "outlines", "added"))
+    if not small.config.decoder.fine.has_outlines:  # nothing else is there
+        assert torch.equal(outlined.logits, added.logits)
+        return
+    assert torch.equal(outlined.logits, off.logits)
+    assert not torch.equal(added.logits, off.logits)
+    assert outlined.fine is not None
+    plain = F.interpolate(off.logits, scale_factor=2.0, mode="bilinear")
+    assert not torch.equal(outlined.fine, plain)
+
+
+@torch.inference_mode()
 def test_as_many_masks_as_the_family_gives(small: Small) -> None:
     is_first, is_nano = small.config.decoder.generation == 1, small.config.decoder.fine.has_outlines
     for multimask, count in ((True, 1 if is_first else 3), (False, 1)):

@@ -1,0 +1,54 @@
+"""Fine boundaries in the two looks at a small object, with the bundled weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_segany.core.types import Points, Prompt
+from napari_segany.models.mask_decoder import MaskDecoder, MaskOutput
+from napari_segany.predict.image import ImagePredictor
+from napari_segany.predict.loading import load_model
+from napari_segany.train.clicks import deepest_point
+from napari_segany.train.scenes import render_scene
+
+
+@pytest.fixture(scope="module")
+def predictor() -> ImagePredictor:
+    return ImagePredictor(load_model("sam2-hq-nano", device="cpu", precision="float32"))
+
+
+@pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which fine boundaries the decoder is asked for."""
+    asked: list[str] = []
+    original = MaskDecoder.select
+
+    def noted(self: MaskDecoder, output: MaskOutput, **how: Any) -> MaskOutput:
+        asked.append(how["fine"])
+        return original(self, output, **how)
+
+    monkeypatch.setattr(MaskDecoder, "select", noted)
+    return asked
+
+
+def click(row: float, col: float) -> Prompt:
+    return Prompt(points=Points(np.array([[row, col]], dtype=np.float32), np.array([True])))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("spots", ["added", "outlines"]), ("membrane", ["added"])])
+def test_only_whole_frames_extend_masks(
+    predictor: ImagePredictor, uses: list[str], kind: str, expected: list[str]
+) -> None:
+    scene = render_scene(11, size=(256, 256), kind=kind)
+    largest = max(scene.objects, key=lambda thing: thing.mask.sum())
+    row, col = deepest_point(largest.mask)
+    prompt = click(row + largest.mask_rows.start, col + largest.mask_cols.start)
+    features = predictor.embed(scene.image)
+    predictor.predict(features, prompt)
+    assert uses == expected
+    uses.clear()
+    predictor.predict(features, prompt, fine=False)
+    assert set(uses) == {"off"}
