@@ -335,8 +335,7 @@ class ImagePredictor:
         view = self._view(features, window)
         use = "outlines" if use == "added" else use  # what is small needs no extending
         seen = [in_view(prompt, features, view)]
-        (answer,) = self._answer(view.tensors, seen, multimask=multimask, use=use)
-        return answer, view
+        return self._answer(view.tensors, seen, multimask=multimask, use=use)[0], view
 
     def _names(self, answer: MaskOutput) -> tuple[str, ...]:
         """Return what the masks of one answer show; nothing where nothing is named."""

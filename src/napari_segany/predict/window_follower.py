@@ -38,7 +38,7 @@ from .zoom import kept_parts
 
 SIDE = 128
 """Window pixels on the smallest window's side."""
-APPEARING = 44.0
+APPEARING = 54.0
 """Window pixels that an object's longer side should have."""
 _CONTEXT = 2.4  # sides of a window per side of an object that is too large for the smallest
 _LARGEST_SIDE = 640
@@ -149,8 +149,8 @@ class WindowFollower:
         assert points is not None
         outside = points.positive & ~at_points(earlier, points)
         if outside.any():
-            first = np.argsort(~outside, kind="stable")  # those before all others
-            again = Prompt(points=Points(points.coords[first], points.positive[first]))
+            order = np.argsort(~outside, kind="stable")  # those before all others
+            again = Prompt(points=Points(points.coords[order], points.positive[order]))
             answers.append(self._begun(look, again, reminded=reminded))
         best = _fitting(prompt, answers)
         if misses(prompt, best.mask):
