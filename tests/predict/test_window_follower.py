@@ -109,14 +109,20 @@ def test_what_the_image_model_is_sure_of_is_not_looked_at_again(
     model: Model, movie: np.ndarray, heard: list, seen_by_image_model: list, sureness: float
 ) -> None:
     seen_by_image_model.sureness = sureness
-    follower = WindowFollower(model, window=Window(0, 255))
-    found = follower.prompt(follower.look(movie[0]), clicks((40, 50)), earlier=None)
+    follower, asked_for_memories = WindowFollower(model, window=Window(0, 255)), []
+
+    def reminded() -> None:
+        asked_for_memories.append(1)
+
+    found = follower.prompt(follower.look(movie[0]), clicks((40, 50)), earlier=None, reminded=reminded)
     assert seen_by_image_model[0] == (1, False, True)
     if sureness > 0.8:
         assert not heard
+        assert not asked_for_memories  # which may have to be made
         assert np.array_equal(found.drawn.logits > 0, square())
     else:
         assert heard
+        assert asked_for_memories == [1]
 
 
 def test_clicks_are_answered_one_by_one(

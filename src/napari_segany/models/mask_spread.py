@@ -70,21 +70,16 @@ class MaskSpread(nn.Module):
         size = (height // CELL, width // CELL)
         looked = gathered(self.seen, seen.to(kind))  # (B, hw, c)
         meant = self.told(told.to(kind).unflatten(1, (-1, self.masks)).flatten(2))  # (B, N, c)
-        masks = _rows(logits.unflatten(1, (-1, self.masks)).flatten(0, 1) / _CALM)  # (B N, hw, T * 16)
+        masks = F.pixel_unshuffle(logits.unflatten(1, (-1, self.masks)).flatten(0, 1) / _CALM, CELL)
         if self.is_asked:
             assert asked is not None
             places = _places(asked.flatten(0, 1).float(), size)
-            masks = torch.cat((masks, places.flatten(2).transpose(1, 2)), dim=2)
-        drawn = F.linear(masks.to(kind), self.drawn.weight.flatten(1)).unflatten(0, (batch, -1))
+            masks = torch.cat((masks, places), dim=1)
+        rows = masks.to(kind).flatten(2).transpose(1, 2)  # (B N, hw, T * 16 or some more)
+        drawn = F.linear(rows, self.drawn.weight.flatten(1)).unflatten(0, (batch, -1))
         x = (drawn + looked[:, None] + meant[:, :, None]).flatten(0, 1).unflatten(1, size)  # (B N, h, w, c)
         change = self.change(F.gelu(self.steps(x.permute(0, 3, 1, 2))))  # which is channels last
         return logits + _CALM * F.pixel_shuffle(change.float(), CELL).unflatten(0, (batch, -1)).flatten(1, 2)
-
-
-def _rows(masks: Tensor) -> Tensor:
-    """Return (N, T, H, W) as (N, hw, T * 16), the pixels of a cell of one mask beside each other, row by row."""
-    cells = masks.unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL))  # (N, T, h, 4, w, 4)
-    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def _places(asked: Tensor, size: tuple[int, int]) -> Tensor:

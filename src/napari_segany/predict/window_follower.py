@@ -119,22 +119,21 @@ class WindowFollower:
         own = cast(FrameLook, look)
         if prompt.mask is not None and prompt.mask.dtype == np.bool_ and says_nothing_else(prompt):
             return Found(whole(prompt.mask.astype(bool), score=1.0), own)
-        told = reminded()
         if earlier is None or not earlier.any() or prompt.box is not None or prompt.mask is not None:
-            answer = self._begun(own, prompt, reminded=told)
+            answer = self._begun(own, prompt, reminded=reminded)
         else:
-            answer = self._corrected(own, prompt, earlier, reminded=told)
+            answer = self._corrected(own, prompt, earlier, reminded=reminded())
         return Found(whole(answer.mask, score=answer.score), own)
 
-    def _begun(self, look: FrameLook, prompt: Prompt, *, reminded: Ask | None) -> _Answered:
+    def _begun(self, look: FrameLook, prompt: Prompt, *, reminded: Reminder) -> _Answered:
         """Answer a prompt on an object that has no mask yet.
 
-        The image model draws better than the memory's own decoder, wherever it is sure.
+        The image model draws better than the memory's own decoder, wherever it is sure; then no memory is asked for.
         """
         plain = self._by_click(look, prompt)
         if says_nothing_else(prompt) or (plain.score >= _PLAIN and not misses(prompt, plain.mask)):
             return plain
-        best = _fitting(prompt, [plain, self._settled(look, [prompt], plain, reminded=reminded)])
+        best = _fitting(prompt, [plain, self._settled(look, [prompt], plain, reminded=reminded())])
         if misses(prompt, best.mask):
             best = _fitting(prompt, [best, self._on_image(look, prompt)])
         return best
@@ -151,7 +150,7 @@ class WindowFollower:
         if outside.any():
             order = np.argsort(~outside, kind="stable")  # those before all others
             again = Prompt(points=Points(points.coords[order], points.positive[order]))
-            answers.append(self._begun(look, again, reminded=reminded))
+            answers.append(self._begun(look, again, reminded=lambda: reminded))
         best = _fitting(prompt, answers)
         if misses(prompt, best.mask):
             best = _fitting(prompt, [best, self._on_image(look, prompt, earlier=earlier)])
