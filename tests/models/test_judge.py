@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.judge import MaskJudge
-from napari_segany.models.mask_decoder import FAVOUR, MASK_TOKENS, MaskDecoder, MaskOutput
+from napari_segany.models.mask_decoder import MASK_TOKENS
+from napari_segany.models.picking import best_one, three_apart
 from napari_segany.models.prompt_encoder import NEGATIVE, PADDING, POSITIVE, obeyed
-from napari_segany.models.sam2 import NANO_DECODER, Sam2, build_sam2
+from napari_segany.models.sam2 import Sam2, build_sam2
 
 WIDTH, SIDE = 16, 6
 
@@ -112,43 +113,6 @@ def test_only_the_image_models_decoder_judges() -> None:
     assert not hasattr(model.memory.decoder, "judge")
 
 
-@pytest.mark.parametrize(
-    ("ious", "shown"),
-    [
-        ([0.7, 0.7 + 0.9 * FAVOUR, 0.2, 0.1], 0),
-        ([0.7, 0.1, 0.7 + 1.1 * FAVOUR, 0.1], 2),
-        ([0.0, 0.0, 0.0, 0.0], 0),
-    ],
-)
-def test_the_single_mask_is_the_best_one_and_mask_0_in_doubt(ious: list[float], shown: int) -> None:
-    decoder = MaskDecoder(WIDTH, replace(NANO_DECODER, mlp_width=8, heads=2), projects_fine_maps=False)
-    logits = torch.arange(4.0)[None, :, None, None].expand(1, 4, 2, 2)
-    output = MaskOutput(logits, torch.tensor([ious]), None, torch.randn(1, 4, WIDTH))
-    single = decoder.select(output, multimask=False)
-    assert single.logits[0, 0, 0, 0] == shown
-    assert single.ious.tolist() == [[pytest.approx(ious[shown])]]  # the score is told without the favour
-    assert decoder.select(output, multimask=True).ious.shape == (1, 3)
-
-
-def test_of_four_masks_the_one_most_like_the_best_is_left_out() -> None:
-    decoder = MaskDecoder(WIDTH, replace(NANO_DECODER, mlp_width=8, heads=2), projects_fine_maps=False)
-    columns = torch.arange(16.0)[None, :].expand(16, 16)
-
-    def shown(ends: list[float], ious: list[float]) -> list[float]:
-        logits = torch.stack([(columns < end).float() - 0.5 for end in ends])[None]
-        answer = decoder.select(
-            MaskOutput(logits, torch.tensor([ious]), None, torch.randn(1, 4, WIDTH)), multimask=True
-        )
-        return answer.ious[0].tolist()
-
-    assert shown([8, 10, 4, 14], [0.9, 0.8, 0.7, 0.6]) == pytest.approx([0.9, 0.7, 0.6])
-    assert shown([8, 10, 4, 14], [0.7, 0.6, 0.9, 0.5]) == pytest.approx([0.6, 0.9, 0.5])
-    assert shown([8, 9, 0, 14], [0.9, 0.8, 0.7, 0.6]) == pytest.approx(
-        [0.9, 0.8, 0.6]
-    )  # nothing is no answer
-    assert shown([8, 9, 4, 14], [0.9, 0.8, 0.7, 0.0]) == pytest.approx([0.9, 0.8, 0.7])  # it obeys no click
-
-
 @torch.inference_mode()
 def test_a_click_that_no_mask_obeys_takes_its_share_of_the_scores() -> None:
     model = nano()
@@ -156,11 +120,13 @@ def test_a_click_that_no_mask_obeys_takes_its_share_of_the_scores() -> None:
     assert model.frame_of(features) == (64, 64)
     xy = torch.tensor([[[30.0, 20.0], [30.0, 20.0]]])
     for labels in (torch.tensor([[POSITIVE, PADDING]]), torch.tensor([[POSITIVE, NEGATIVE]])):
-        told, answer = model.decode_all(features, xy, labels), model.decode(features, xy, labels)
+        told = model.decode_all(features, xy, labels)
+        answer, one = (model.decode(features, xy, labels, multimask=several) for several in (True, False))
         inside = told.logits[:, :, 10, 15] > 0  # the cell of the click
         share = torch.full((1, 4), 0.5) if labels[0, 1] == NEGATIVE else inside.float()
-        shown = model.decoder.select(replace(told, ious=told.ious * share), multimask=True)
-        torch.testing.assert_close(answer.ious, shown.ious)
+        told = replace(told, ious=told.ious * share)
+        for shown, expected in ((answer, three_apart), (one, best_one)):
+            torch.testing.assert_close(shown.ious, expected(told, obeyed=share).ious)
 
 
 @settings(max_examples=40, deadline=None)

@@ -30,24 +30,30 @@ from napari_segany.models.outline import (
 )
 
 WIDTH = 16
+MASKS = 3
 
 
-def scene(*, answers: int = 1, masks: int = 3, side: int = 8) -> tuple[MaskOutput, Tensor, Tensor]:
+def scene(*, answers: int = 1, masks: int = MASKS, side: int = 8) -> tuple[MaskOutput, Tensor, Tensor]:
     """Return an answer of random logits, and the features and the frame that its context was made of."""
     generator = torch.Generator().manual_seed(3)
     logits = 4 * torch.randn(answers, masks, side, side, generator=generator)
     features = torch.randn(answers, WIDTH // 8, side, side, generator=generator)
     frame = torch.randn(1, 3, 2 * side, 2 * side, generator=generator)
-    context = OutlineContext(nested(features, 2), F.pixel_unshuffle(frame, 2))
+    embedding = torch.randn(answers, WIDTH, side // 4, side // 4, generator=generator)
+    context = OutlineContext(nested(features, 2), F.pixel_unshuffle(frame, 2), embedding)
     tokens = torch.randn(answers, masks, WIDTH, generator=generator)
     return MaskOutput(logits, torch.rand(answers, masks), None, tokens, context=context), features, frame
+
+
+def untrained(*, band: float = 6.0, most: int = 2048) -> OutlineHead:
+    return OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, judge=8, band=band, most=most), masks=MASKS)
 
 
 def head(*, band: float = 6.0, most: int = 2048) -> OutlineHead:
     """Return a head that corrects at random."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        made = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, band=band, most=most)).eval()
+        made = untrained(band=band, most=most).eval()
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
@@ -61,7 +67,7 @@ def doubled(logits: Tensor) -> Tensor:
 @torch.inference_mode()
 def test_an_untrained_head_draws_what_its_base_draws() -> None:
     output, _, _ = scene(masks=1)
-    finished = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4)).finished(output)
+    finished = untrained().finished(output)
     assert finished.fine is not None
     torch.testing.assert_close(finished.fine, doubled(output.logits))
     assert finished.context is None
@@ -71,7 +77,7 @@ def test_an_untrained_head_draws_what_its_base_draws() -> None:
 def test_of_several_masks_the_doubtful_ones_are_drawn_larger() -> None:
     output, _, _ = scene(masks=3)
     output = replace(output, ious=torch.tensor([[1.0, 0.5, 0.2]]))
-    made = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, band=100.0))
+    made = untrained(band=100.0)
     finished, as_they_are = made.finished(made.extended(output)).fine, made.finished(output).fine
     assert finished is not None
     assert as_they_are is not None
@@ -217,7 +223,7 @@ def test_whole_masks_change_each_by_itself_and_nothing_else_does() -> None:
         torch.testing.assert_close(made.extended(output.row(index)).logits, extended.logits[index][None])
         one = output.row(index).masks(slice(1, 2))
         torch.testing.assert_close(made.extended(one).logits, extended.logits[index : index + 1, 1:2])
-    new = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4))
+    new = untrained()
     assert torch.equal(new.extended(output).logits, output.logits)
 
 
@@ -240,3 +246,33 @@ def test_only_what_hears_of_a_mask_is_looked_at() -> None:
     assert edges == ([side // 2 - margin] * 2, [side // 2 + 7 + margin] * 2)
     empty = replace(output, logits=torch.full_like(logits, -7.0))
     assert torch.equal(made.extended(empty).logits, empty.logits)
+
+
+@torch.inference_mode()
+def test_an_untrained_head_judges_as_its_base_did() -> None:
+    output, _, _ = scene(answers=2)
+    torch.testing.assert_close(untrained().judged(output).ious, output.ious)
+
+
+@torch.inference_mode()
+def test_masks_are_judged_as_they_are_once_they_were_changed() -> None:
+    output, _, _ = scene(answers=2)
+    made = head()
+    before, extended = made.judged(output), made.extended(output)
+    after = made.judged(extended)
+    assert not torch.allclose(before.ious, after.ious)
+    assert torch.equal(after.logits, extended.logits)
+    for index in range(2):
+        torch.testing.assert_close(made.judged(extended.row(index)).ious, after.ious[index][None])
+
+
+@torch.inference_mode()
+def test_evidence_is_of_every_second_row_and_column() -> None:
+    output, features, _ = scene()
+    evidence = head().evidence(output)
+    inside = output.logits[:, :, ::2, ::2].sigmoid()
+    torch.testing.assert_close(evidence.area, inside.flatten(2).sum(-1))
+    seen = features[:, :, ::2, ::2].flatten(2).transpose(1, 2)  # (1, N, C)
+    share = inside.flatten(2) / inside.flatten(2).sum(-1, keepdim=True)
+    of_inside = evidence.seen[..., 3 * WIDTH : 3 * WIDTH + WIDTH // 8]
+    torch.testing.assert_close(of_inside, share @ seen)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from napari_segany.core.types import Points, Prompt
-from napari_segany.models.mask_decoder import MaskDecoder, MaskOutput
+from napari_segany.models.mask_decoder import FineUse, MaskDecoder, MaskOutput
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import load_model
 from napari_segany.train.clicks import deepest_point
@@ -24,13 +22,13 @@ def predictor() -> ImagePredictor:
 def uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which fine boundaries the decoder is asked for."""
     asked: list[str] = []
-    original = MaskDecoder.select
+    original = MaskDecoder.changed
 
-    def noted(self: MaskDecoder, output: MaskOutput, **how: Any) -> MaskOutput:
-        asked.append(how["fine"])
-        return original(self, output, **how)
+    def noted(self: MaskDecoder, output: MaskOutput, *, fine: FineUse) -> MaskOutput:
+        asked.append(fine)
+        return original(self, output, fine=fine)
 
-    monkeypatch.setattr(MaskDecoder, "select", noted)
+    monkeypatch.setattr(MaskDecoder, "changed", noted)
     return asked
 
 

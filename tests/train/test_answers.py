@@ -34,9 +34,15 @@ def nano() -> ImagePredictor:
     return ImagePredictor(load_model("sam2-nano", device="cpu", precision="float32"))
 
 
+@pytest.fixture(scope="module")
+def fine() -> ImagePredictor:
+    return ImagePredictor(load_model("sam2-hq-nano", device="cpu", precision="float32"))
+
+
 def _judge(predictor: ImagePredictor) -> MaskJudge:
     assert isinstance(predictor.model.network, Sam2)
-    return predictor.model.network.decoder.judge
+    decoder = predictor.model.network.decoder
+    return decoder.fine.judge if predictor.card.has_fine else decoder.judge
 
 
 def _stream(
@@ -47,14 +53,18 @@ def _stream(
 
 
 @torch.inference_mode()
-def test_the_judge_decides_by_the_evidence_as_when_predicting(nano: ImagePredictor) -> None:
+@pytest.mark.parametrize("name", ["nano", "fine"])
+def test_the_judge_decides_by_the_evidence_as_when_predicting(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    predictor: ImagePredictor = request.getfixturevalue(name)
     item = disc_image(size=(128, 128), radius=30)  # too large to be looked at again
-    (look,) = answers_of(nano, item, np.random.default_rng(0), most=1)
-    said = _judge(nano).decide(Evidence(*(x.float() for x in look[:4])))[0]
+    (look,) = answers_of(predictor, item, np.random.default_rng(0), most=1)
+    said = _judge(predictor).decide(Evidence(*(x.float() for x in look[:4])))[0]
     assert look[-1].max() > 0.8
-    features, mask = nano.embed(item.image), whole_mask(item.objects[0], item.labels.shape)
+    features, mask = predictor.embed(item.image), whole_mask(item.objects[0], item.labels.shape)
     at = Points(np.array([deepest_point(mask)], dtype=np.float32), np.array([True]))
-    shown = nano.predict(features, Prompt(points=at)).scores
+    shown = predictor.predict(features, Prompt(points=at)).scores
     assert abs(float(said.max()) - float(shown.max())) < 0.1  # the click may have been another one
 
 
@@ -65,6 +75,13 @@ def test_small_objects_are_looked_at_twice_and_truth_goes_along(nano: ImagePredi
     assert all(look[-1].shape == (1, 4) and look[-1].max() > 0.6 for look in looks)
     frame, window = looks[0][3].max(), looks[1][3].max()
     assert window > 1.5 * frame  # the masks' areas: it is magnified
+
+
+def test_of_masks_that_are_changed_as_a_whole_the_frame_alone_is_looked_at(fine: ImagePredictor) -> None:
+    item = disc_image(size=(256, 256), radius=7)
+    looks = list(answers_of(fine, item, np.random.default_rng(1), most=4))
+    assert len(looks) == 4
+    assert all(look[-1].shape == (1, 4) and look[-1].max() > 0.5 for look in looks)
 
 
 def test_true_ious_are_those_of_the_masks(nano: ImagePredictor) -> None:
@@ -153,14 +170,25 @@ def test_a_judge_learns_which_mask_is_meant() -> None:
     assert (said.argmax(1) == right.argmax(1)).float().mean() > 0.95
 
 
-def test_a_stage_of_answers_teaches_the_judge_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "learns"),
+    [
+        (Recipe("sam2-nano", stages=()), ".sam_mask_decoder.judge."),
+        (
+            Recipe("sam2-hq-nano", stages=(), base="sam2-nano", learns=(".fine.",)),
+            ".sam_mask_decoder.fine.judge.",
+        ),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_a_stage_of_answers_teaches_the_judge_alone(recipe: Recipe, learns: str, tmp_path: Path) -> None:
     stage = Stage(2, PLAN, batch=8, rate=1e-2, last_rate=0.0, kinds=("spots",), learns=("judge",))
-    recipe = Recipe("sam2-nano", stages=(stage,), warmup=1, average=0.5)
+    recipe = replace(recipe, stages=(stage,), warmup=1, average=0.5)
     trainer = Trainer(recipe, images=[disc_image()], folder=tmp_path)
     before = {k: v.clone() for k, v in trainer.module.state_dict().items()}
     (report,) = trainer.run(validate=lambda _: {"score": 0.5})
     changed = [k for k, v in trainer.module.state_dict().items() if not torch.equal(v, before[k])]
-    assert changed and all(".judge." in k for k in changed)
+    assert changed and all(learns in k for k in changed)
     assert np.isfinite(report.loss)
 
 

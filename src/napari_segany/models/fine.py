@@ -28,8 +28,9 @@ class FineConfig:
         Channels of the early image feature of HQ-SAM; None without image features (HQ-SAM 2).
     hidden
         Channels inside the bundled models' own head (`outline`); 0 in the released models.
-    spread
-        Channels inside of what changes whole masks before their outlines are decided anew.
+    spread, judge
+        Channels inside of what changes whole masks before their outlines are decided anew, and of what judges them
+        then.
     band, most
         Of each mask, that head decides anew where logits are smaller than this, at about so many places at most.
     """
@@ -37,6 +38,7 @@ class FineConfig:
     early_width: int | None = None
     hidden: int = 0
     spread: int = 0
+    judge: int = 0
     band: float = 6.0
     most: int = 1024
 
@@ -101,6 +103,6 @@ def _upscaler(width: int, middle: int, out_width: int) -> nn.Sequential:
     )
 
 
-def fine_head(width: int, config: FineConfig) -> FineHead | OutlineHead:
-    """Return the head of a configuration."""
-    return OutlineHead(width, config) if config.has_outlines else FineHead(width, config)
+def fine_head(width: int, config: FineConfig, *, masks: int) -> FineHead | OutlineHead:
+    """Return the head of a configuration; so many `masks` answer a prompt."""
+    return OutlineHead(width, config, masks=masks) if config.has_outlines else FineHead(width, config)

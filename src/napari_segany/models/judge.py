@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from .layers import Mlp
 
+SEEN = 4
+"""Of the 4 x 4 pixels of an embedding cell, `nested` twice, a judge sees every fourth: each second row and column."""
 _SCALARS, _COMPARED = 4, 5
 _AROUND = 5
 """Embedding cells across the neighbourhood in which a mask's surroundings lie."""
 _TOLD_LIMIT = 1e-3
-_SHARPNESS = 6.0
+SHARPNESS = 6.0
 """Of the chances that each of the masks is the one that is meant: a softmax of the IoUs times this."""
 
 
@@ -54,12 +56,15 @@ class MaskJudge(nn.Module):
         C, channels of tokens and embedding; the upscaled map has C / 8.
     masks
         M, how many masks answer a prompt.
+    inner
+        Channels inside; C where None.
     """
 
-    def __init__(self, width: int, *, masks: int) -> None:
+    def __init__(self, width: int, *, masks: int, inner: int | None = None) -> None:
         super().__init__()
         seen = 3 * width + 2 * (width // 8) + _SCALARS + masks
-        self.verdict = Mlp((seen, width, width, 1), activation=F.gelu)
+        inner = inner or width
+        self.verdict = Mlp((seen, inner, inner, 1), activation=F.gelu)
         self.comparison = Mlp((_COMPARED, 2 * _COMPARED, 1), activation=F.gelu)
         for part in (self.verdict, self.comparison):
             last = part.layers[-1]
@@ -154,7 +159,7 @@ def _compared(verdict: Tensor, shared: Tensor, *, area: Tensor) -> Tensor:
     shares with that mask, and how much smaller it is.
     """
     ious = torch.sigmoid(verdict)
-    chances = torch.softmax(_SHARPNESS * ious, dim=-1)
+    chances = torch.softmax(SHARPNESS * ious, dim=-1)
     best = ious.argmax(dim=-1, keepdim=True)  # (B, 1)
     highest, largest = (x.gather(1, best).expand_as(ious) for x in (ious, area))
     like_best = shared.gather(2, best[:, None].expand(-1, shared.shape[1], -1))[..., 0]

@@ -15,16 +15,13 @@ from torch import Tensor, nn
 
 from .cells import add_map, doubled, flat, gelu_, nested
 from .fine import FineConfig, FineHead, dot, fine_head
-from .judge import MaskJudge
+from .judge import SEEN, MaskJudge
 from .layers import LayerNorm2d, Mlp
 from .outline import OutlineContext, OutlineHead
 from .two_way import FirstLook, TwoWayTransformer
 
 MASK_TOKENS = 4
 """One mask for unambiguous prompts (index 0), three for ambiguous ones (1 to 3)."""
-
-FAVOUR = 0.1
-"""What is added to the judged IoU of mask 0, which alone is trained for prompts that leave no doubt."""
 
 FineUse = Literal["off", "added", "outlines", "only"]
 """What becomes of the fine boundaries: left out, added to the base's masks, or shown alone.
@@ -154,7 +151,7 @@ class MaskDecoder(nn.Module):
         if is_second:
             self.pred_obj_score_head = Mlp((width, width, width, 1))
         if config.fine is not None:
-            self.fine = fine_head(width, config.fine)
+            self.fine = fine_head(width, config.fine, masks=MASK_TOKENS)
         if config.judges:
             self.judge = MaskJudge(width, masks=MASK_TOKENS)
 
@@ -215,7 +212,7 @@ class MaskDecoder(nn.Module):
             return output
         if isinstance(self.fine, OutlineHead):
             cells = nested(upscaled, 2) if torch.is_grad_enabled() else upscaled
-            return replace(output, context=OutlineContext(cells, fine[2]))
+            return replace(output, context=OutlineContext(cells, fine[2], encoded))
         maps = fine[2:] if first else fine
         whole = upscaled if torch.is_grad_enabled() else flat(upscaled, 2, size=size)
         answer = self.fine(tokens[:, first + 1 + MASK_TOKENS], upscaled=whole, maps=maps)
@@ -252,7 +249,7 @@ class MaskDecoder(nn.Module):
         `upscaled` and `products` are maps while gradients are recorded, else `nested` twice.
         """
         seen = [
-            (nested(x[:, :, ::2, ::2], 1) if torch.is_grad_enabled() else x[:, :, ::4]).detach()
+            (nested(x[:, :, ::2, ::2], 1) if torch.is_grad_enabled() else x[:, :, ::SEEN]).detach()
             for x in (upscaled, products)
         ]
         answer: Tensor = self.judge(
@@ -287,25 +284,24 @@ class MaskDecoder(nn.Module):
             add_map(x, fine[0], 2)
         return gelu_(x)
 
-    def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
-        """Return what is shown of four masks (inference only).
+    def changed(self, output: MaskOutput, *, fine: FineUse) -> MaskOutput:
+        """Return four masks as they are chosen from: those to be finished are changed as a whole and judged anew."""
+        if fine != "added" or not isinstance(self.fine, OutlineHead):
+            return output
+        return self.fine.judged(self.fine.extended(output))
 
-        With `multimask`, masks 1 to 3; of judged masks the best and the two others that are least like it; of HQ-SAM,
-        whose fine mask is one for all, only the best. Without, mask 0; in SAM 2 while it is stable, else the best of 1
-        to 3; of judged masks the best, mask 0 favoured. Then the fine boundaries are added, if asked for.
+    def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
+        """Return what is shown of four masks (inference only); of those that are judged by a look see `picking`.
+
+        With `multimask`, masks 1 to 3; of HQ-SAM, whose fine mask is one for all, only the best. Without, mask 0; in
+        SAM 2 while it is stable, else the best of 1 to 3. Then the fine boundaries are added, if asked for.
         """
-        if not multimask:
-            chosen = self._single(output)
-        elif self.config.judges:
-            chosen = output.masks(self._apart(output))
-        else:
-            chosen = output.masks(slice(1, None))
-        if multimask and fine != "off" and self.config.generation == 1:
-            chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
+        chosen = output.masks(slice(1, None)) if multimask else self._single(output)
         if fine == "off":
             return chosen
-        if isinstance(self.fine, OutlineHead):  # `finish` finishes it
-            return chosen if fine == "outlines" else self.fine.extended(chosen)
+        if multimask and self.config.generation == 1:
+            chosen = chosen.masks(chosen.ious.argmax(dim=1, keepdim=True))
+        assert isinstance(self.fine, FineHead)
         return self.fine.finished(chosen, alone=fine == "only")
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
@@ -318,37 +314,14 @@ class MaskDecoder(nn.Module):
         assert isinstance(self.fine, OutlineHead)
         return self.fine.finished(output, within=within)
 
-    def _apart(self, output: MaskOutput) -> Tensor:
-        """Return the (B, 3) indices of the best mask and two others, without the one that is most like the best.
-
-        A mask that is certainly wrong (empty, or its score is 0) is left out before one that is like the best.
-        """
-        inside = (output.logits[:, :, ::2, ::2] > 0).flatten(2).float()  # (B, M, N)
-        best = output.ious.argmax(dim=1)
-        rows = torch.arange(len(best), device=best.device)
-        own = inside[rows, best][:, None]
-        both = (inside * own).sum(-1)
-        alike = both / (inside.sum(-1) + own.sum(-1) - both).clamp(min=1)
-        alike += ((output.ious <= 0) | ~inside.any(-1)).float()
-        alike[rows, best] = -1  # it stays
-        return alike.topk(MASK_TOKENS - 1, dim=1, largest=False).indices.sort(dim=1).values
-
     def _single(self, output: MaskOutput) -> MaskOutput:
-        """Return the one mask of each prompt that is shown, (B, 1, …)."""
+        """Return the one mask of each prompt that is shown, (B, 1, …); in SAM 2 with the token of mask 0."""
         if self.config.generation == 1:
             return output.masks(slice(1))
-        if not self.config.judges:
-            return self._stable(output)
-        scores = output.ious.clone()
-        scores[:, 0] += FAVOUR
-        return output.masks(scores.argmax(dim=1, keepdim=True))
-
-    def _stable(self, output: MaskOutput) -> MaskOutput:
-        """Return mask 0 of each prompt while it is stable, else the best of 1 to 3; the token stays that of mask 0."""
         is_stable = self.stability(output.logits[:, :1]) >= self.config.stability_threshold  # (B, 1)
         best = output.ious[:, 1:].argmax(dim=1, keepdim=True) + 1  # (B, 1)
         chosen = output.masks(torch.where(is_stable, torch.zeros_like(best), best))
-        return chosen if chosen.context is not None else replace(chosen, tokens=output.tokens[:, :1])
+        return replace(chosen, tokens=output.tokens[:, :1])
 
     def stability(self, logits: Tensor) -> Tensor:
         """Return the IoU of (..., H, W) logits cut a little above and a little below zero; 1 where both are empty."""

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cells import nested
+from .judge import SEEN, Evidence, MaskJudge
 from .layers import REACHES, Mlp
-from .mask_spread import CELL, MaskSpread
+from .mask_spread import CELL, CELL_DEPTH, MaskSpread
 
 if TYPE_CHECKING:
     from .fine import FineConfig
@@ -47,33 +49,37 @@ class OutlineContext:
         What the base's masks are products of, the 4 x 4 pixels of a cell together (see `cells.nested`).
     pixels : (B or 1, 12, H / 2, W / 2)
         The frame, its 2 x 2 pixels beside each other.
+    embedding : (B, C, h, w)
+        Of the image, once it met the prompts.
     is_extended
         Whether the masks were `extended`; then they are cut with `generosity`, too.
     """
 
     cells: Tensor
     pixels: Tensor
+    embedding: Tensor
     is_extended: bool = False
 
     def row(self, index: int) -> OutlineContext:
         """Return the context of one answer."""
         part = slice(index, index + 1)
         pixels = self.pixels if len(self.pixels) == 1 else self.pixels[part]
-        return replace(self, cells=self.cells[part], pixels=pixels)
+        return replace(self, cells=self.cells[part], pixels=pixels, embedding=self.embedding[part])
 
 
 class OutlineHead(nn.Module):
     """Corrects logits around outlines: 36 pixels of the frame, 25 coarse logits and features at 9 places go in.
 
-    Which object is meant comes from the mask's token. Before that, whole masks are `extended`. Both start at zero: an
-    untrained head answers as its base does, but for `generosity`.
+    Which object is meant comes from the mask's token. Before that, whole masks are `extended`, and `judged` as they are
+    then. All of these start at zero: an untrained head answers as its base does, but for `generosity`.
     """
 
-    def __init__(self, width: int, config: FineConfig) -> None:
+    def __init__(self, width: int, config: FineConfig, *, masks: int) -> None:
         super().__init__()
         self.config = config
         hidden = config.hidden
         self.extent = MaskSpread(masks=1, told=width, seen=width // 8, inner=config.spread, is_asked=False)
+        self.judge = MaskJudge(width, masks=masks, inner=config.judge)
         self.meant = Mlp((width, width, 2 * hidden))
         looked = len(AROUND) * PIXELS + len(FEATURES) * (width // 8) + len(LOGITS)
         self.first = nn.Linear(looked, hidden)
@@ -116,6 +122,22 @@ class OutlineHead(nn.Module):
             cells = context.cells.unflatten(1, size)[:, rows, cols].flatten(1, 2)
             logits[:, :, high, wide] = self.extent(logits[:, :, high, wide], output.tokens, cells)
         return replace(output, logits=logits, context=replace(context, is_extended=True))
+
+    def judged(self, output: MaskOutput) -> MaskOutput:
+        """Return all masks of B prompts with the IoUs to expect of them once they are `extended` (inference only)."""
+        return replace(output, ious=self.judge.decide(self.evidence(output)))
+
+    def evidence(self, output: MaskOutput) -> Evidence:
+        """Return what is to be seen of all masks of B prompts; told is what the base's judge said of its own."""
+        context = output.context
+        assert context is not None
+        return self.judge.look(
+            output.tokens,
+            output.ious,
+            embedding=context.embedding,
+            upscaled=context.cells[:, :, ::SEEN],
+            logits=nested(output.logits, CELL_DEPTH)[:, :, ::SEEN],
+        )
 
     def finished(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
         """Return chosen masks with the frame's logits as `fine`; `logits` stay as they are, for the next round.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .image_model import ImageFeatures, ImageModel, ImageModelConfig
 from .mask_decoder import DecoderConfig, FineUse, MaskDecoder, MaskOutput
+from .picking import best_one, three_apart
 from .prompt_encoder import PADDING, PromptEncoder, PromptGrid, obeyed
 
 
@@ -135,10 +136,12 @@ class Promptable(ImageModel):
         with_fine = fine != "off"
         kept = self.decoder.needed(multimask=multimask)
         output = self.decode_all(features, xy, labels, masks=masks, with_fine=with_fine, kept=kept)
-        if self.config.decoder.judges:
-            share = obeyed(output.logits, xy, labels, frame=self.frame_of(features))
-            output = replace(output, ious=output.ious * share)
-        return self.decoder.select(output, multimask=multimask, fine=fine)
+        if not self.config.decoder.judges:
+            return self.decoder.select(output, multimask=multimask, fine=fine)
+        output = self.decoder.changed(output, fine=fine)
+        share = obeyed(output.logits, xy, labels, frame=self.frame_of(features))
+        output = replace(output, ious=output.ious * share)
+        return (three_apart if multimask else best_one)(output, obeyed=share)
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
         """Return an answer with fine boundaries, where those were left for last."""

@@ -219,7 +219,7 @@ SAM2: dict[str, Sam2Config] = {
         _NANO,
         name="sam2-hq-nano",
         version="nano-hq",
-        decoder=replace(NANO_DECODER, fine=FineConfig(hidden=64, spread=32)),
+        decoder=replace(NANO_DECODER, fine=FineConfig(hidden=64, spread=32, judge=48)),
     ),
 }
 

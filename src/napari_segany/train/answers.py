@@ -2,7 +2,8 @@
 
 A crop shows a model less than a whole frame does, and all else that learns meanwhile moves the masks; a judge that was
 trained along with everything else prefers spots that are too large, and cells that are too small. Here nothing else
-moves: answers are collected on whole images and in the windows that small objects are looked at again in.
+moves: answers are collected on whole images and in the windows that small objects are looked at again in. Where there
+are fine boundaries, another judge looks at masks that were changed as a whole, which is done on whole images alone.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from torch import Tensor
 from napari_segany.core.types import Points, Prompt
 from napari_segany.models.judge import Evidence, MaskJudge
 from napari_segany.models.mask_decoder import MaskDecoder, MaskOutput
+from napari_segany.models.outline import OutlineHead
 from napari_segany.models.sam2 import Sam2
+from napari_segany.predict.features import Features
 from napari_segany.predict.image import ImagePredictor, in_view
-from napari_segany.predict.prompts import encode_prompt
+from napari_segany.predict.prompts import Encoded, encode_prompt
 
 from .answer_plan import AnswerPlan
 from .clicks import deepest_point, first_click
@@ -101,28 +104,50 @@ def answers_of(
 
     Half of the clicks are in the middle of the object, the others anywhere in it.
     """
-    network = predictor.model.network
-    assert isinstance(network, Sam2)
     chosen = rng.permutation([i for i, thing in enumerate(item.objects) if thing.is_primary])[:most]
     if not len(chosen):
         return
     features = predictor.embed(item.image)
+    looks_of = _extended if predictor.card.has_fine else _looks
     for index in chosen:
         mask = whole_mask(item.objects[index], item.labels.shape)
         click = first_click(mask, rng)
         at = deepest_point(mask) if rng.random() < 0.5 else (click.row, click.col)
         points = Points(np.array([at], dtype=np.float32), np.array([True]))
-        with _witnessed(network.decoder) as looks:
-            predictor.predict(features, Prompt(points=points))
         truth = encode_prompt(Prompt(points=points, mask=mask), features)
-        truths = [truth]
-        if len(looks) > 1:  # the window is the one that was used last
-            truths.append(in_view(truth, features, next(reversed(features.views.values()))))
-        for (evidence, logits), true in zip(looks, truths, strict=True):
+        for evidence, logits, true in looks_of(predictor, features, points, truth):
             assert true.mask is not None
             if (true.mask > 0).any():
                 ious = true_iou(logits, (true.mask[None] > 0).float())
                 yield evidence.seen.half(), evidence.told, evidence.shared, evidence.area, ious
+
+
+def _looks(
+    predictor: ImagePredictor, features: Features, points: Points, truth: Encoded
+) -> Iterator[tuple[Evidence, Tensor, Encoded]]:
+    """Yield evidence, (1, 4, h, w) logits and truth of what is looked at: the frame, and the window if there is one."""
+    network = predictor.model.network
+    assert isinstance(network, Sam2)
+    with _witnessed(network.decoder) as looks:
+        predictor.predict(features, Prompt(points=points))
+    truths = [truth]
+    if len(looks) > 1:  # the window is the one that was used last
+        truths.append(in_view(truth, features, next(reversed(features.views.values()))))
+    for (evidence, logits), true in zip(looks, truths, strict=True):
+        yield evidence, logits, true
+
+
+@torch.inference_mode()
+def _extended(
+    predictor: ImagePredictor, features: Features, _: Points, truth: Encoded
+) -> Iterator[tuple[Evidence, Tensor, Encoded]]:
+    """Yield evidence, (1, 4, h, w) logits and truth of the frame, where alone masks are changed as a whole."""
+    network = predictor.model.network
+    assert isinstance(network, Sam2) and isinstance(network.decoder.fine, OutlineHead)
+    fine = network.decoder.fine
+    answer = network.decode_all(features.tensors, truth.xy[None], truth.labels[None], with_fine=True)
+    extended = fine.extended(answer)
+    yield fine.evidence(extended), extended.logits, truth
 
 
 def judge_loss(judge: MaskJudge, batch: list[Tensor], *, left_out: float) -> Tensor:

@@ -244,7 +244,7 @@ class Trainer:
             weights = FollowedWeights(stage.object_weight, stage.absent_weight)
             loss = low("follow", ClipBatch(*parts), rng, weights)  # type: ignore[assignment]  # as above
         elif isinstance(stage.plan, AnswerPlan):
-            judge = self.module.get_submodule("model.decoder.judge")
+            judge = self.module.get_submodule(f"model.decoder.{'fine.' if self.recipe.is_fine else ''}judge")
             assert isinstance(judge, MaskJudge)
             loss = judge_loss(judge, parts, left_out=stage.plan.left_out)
         else:

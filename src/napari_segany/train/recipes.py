@@ -224,6 +224,14 @@ _FAR_FITTED = replace(
 
 _THINLY_FITTED = replace(_FITTED, steps=5000, rate=9e-4, kinds=(*_THINLY, *THIN_KINDS, "fluorescence"))
 
+_JUDGED_ANEW = replace(
+    _JUDGED,
+    plan=AnswerPlan(scenes=2000, images=430, objects=(8, 8), image_share=0.2, left_out=0.3),
+    steps=3000,
+    kinds=(*KINDS, *THIN_KINDS, *KINDS, "neurites", "cilia", "vessels"),
+)
+"""As masks are once they were changed as a whole."""
+
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
@@ -241,6 +249,7 @@ SAM2_HQ_NANO = Recipe(
         replace(
             _FAR_FITTED, plan=replace(_FAR_PLAN, magnified=0.4), steps=900, rate=6e-4, kinds=_FAR_AND_SMALL
         ),
+        _JUDGED_ANEW,
     ),
     weight_decay=0.01,
     base="sam2-nano",

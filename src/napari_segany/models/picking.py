@@ -1,0 +1,85 @@
+"""Which of the judged masks of a prompt are shown, and what the best of them takes over from those like it.
+
+SAM shows masks 1 to 3 of an ambiguous prompt and mask 0 of any other (Kirillov et al. 2023, appendix A). The bundled
+models judge each mask by a look at it, so that any of the four may be shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .judge import SHARPNESS
+
+if TYPE_CHECKING:
+    from .mask_decoder import MaskOutput
+
+FAVOUR = 0.1
+"""What is added to the judged IoU of mask 0, which alone is trained for prompts that leave no doubt."""
+SAME = 0.5
+"""IoU with the best mask from which on another is taken to mean the same object."""
+_LEAST_CHANCE = 1e-6
+
+
+def three_apart(output: MaskOutput, *, obeyed: Tensor) -> MaskOutput:
+    """Return the best of four masks and two others of each of B prompts, without the one that is most like the best.
+
+    A mask that is certainly wrong (empty, or its score is 0) is left out before one that is like the best. `obeyed`
+    (B, 4) is the share of the clicks that each obeys.
+    """
+    best = output.ious.argmax(dim=1)
+    inside = _inside(output)
+    like = _likeness(inside, best)
+    crowded = like + ((output.ious <= 0) | ~inside.any(-1)).float()
+    crowded[_rows(best), best] = -1  # it stays
+    kept = crowded.topk(output.ious.shape[1] - 1, dim=1, largest=False).indices.sort(dim=1).values
+    return _agreed(output, best, like=like, obeyed=obeyed).masks(kept)
+
+
+def best_one(output: MaskOutput, *, obeyed: Tensor) -> MaskOutput:
+    """Return the best of four masks of each of B prompts, mask 0 favoured: (B, 1, …); `obeyed` as above."""
+    scores = output.ious.clone()
+    scores[:, 0] += FAVOUR
+    best = scores.argmax(dim=1)
+    like = _likeness(_inside(output), best)
+    return _agreed(output, best, like=like, obeyed=obeyed).masks(best[:, None])
+
+
+def _inside(output: MaskOutput) -> Tensor:
+    """Return (B, M, N) what lies inside, of every second row and column."""
+    return (output.logits[:, :, ::2, ::2] > 0).flatten(2)
+
+
+def _likeness(inside: Tensor, best: Tensor) -> Tensor:
+    """Return the (B, M) IoUs of each of (B, M, N) masks with that at `best` (B,)."""
+    each = inside.float()
+    own = each[_rows(best), best][:, None]
+    both = (each * own).sum(-1)
+    return both / (each.sum(-1) + own.sum(-1) - both).clamp(min=1)
+
+
+def _agreed(output: MaskOutput, best: Tensor, *, like: Tensor, obeyed: Tensor) -> MaskOutput:
+    """Return answers whose `best` (B,) masks are cut from the mean of the chances that they and those like them see.
+
+    Masks of one object differ in where they draw its outline; each counts by how likely it is the one that is meant.
+    Those that obey fewer clicks have no say.
+    """
+    own = best[:, None]
+    has_say = (like >= SAME) & (obeyed >= obeyed.gather(1, own))
+    several = (has_say.sum(dim=1) > 1).nonzero()[:, 0]
+    if not len(several):
+        return output
+    share = torch.softmax(SHARPNESS * output.ious[several], dim=1) * has_say[several]
+    share = (share / share.sum(dim=1, keepdim=True))[:, :, None, None]
+    chances = (share * output.logits[several].float().sigmoid()).sum(1)  # (B', h, w)
+    logits = output.logits.clone()
+    logits[several, best[several]] = torch.logit(chances, eps=_LEAST_CHANCE).to(logits)
+    return replace(output, logits=logits)
+
+
+def _rows(best: Tensor) -> Tensor:
+    """Return the numbers of B rows."""
+    return torch.arange(len(best), device=best.device)
