@@ -36,7 +36,7 @@ def click(row: float, col: float) -> Prompt:
     return Prompt(points=Points(np.array([[row, col]], dtype=np.float32), np.array([True])))
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("spots", ["added", "outlines"]), ("membrane", ["added"])])
+@pytest.mark.parametrize(("kind", "expected"), [("spots", ["added", "off"]), ("membrane", ["added"])])
 def test_only_whole_frames_extend_masks(
     predictor: ImagePredictor, uses: list[str], kind: str, expected: list[str]
 ) -> None:
@@ -50,3 +50,24 @@ def test_only_whole_frames_extend_masks(
     uses.clear()
     predictor.predict(features, prompt, fine=False)
     assert set(uses) == {"off"}
+
+
+@pytest.mark.parametrize(("radius", "draws"), [(4, False), (9, True)])
+def test_a_click_on_a_spot_leaves_its_outline_as_the_base_draws_it(
+    predictor: ImagePredictor, uses: list[str], radius: int, draws: bool
+) -> None:
+    """Three masks of a tiny spot differ in how far it reaches, which no outline decides."""
+    rows, cols = np.ogrid[:256, :256]
+    away = np.hypot(rows - 100, cols - 120)
+    image = np.clip(radius + 1 - away, 0, 1).astype(np.float32)
+    image += np.random.default_rng(0).normal(0, 0.03, image.shape).astype(np.float32)
+    features = predictor.embed(image)
+    plain = predictor.predict(features, click(100, 120), fine=False)
+    uses.clear()
+    fine = predictor.predict(features, click(100, 120))
+    assert uses == ["added", "outlines" if draws else "off"]
+    assert fine.best[100, 120]
+    assert (fine.masks != plain.masks).any() == draws
+    uses.clear()
+    predictor.predict(features, click(100, 120), multimask=False)
+    assert uses == ["added", "outlines"]  # it is told how far it reaches, or is to be corrected

@@ -6,6 +6,7 @@ models judge each mask by a look at it, so that any of the four may be shown.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from .judge import SHARPNESS
 if TYPE_CHECKING:
     from .mask_decoder import MaskOutput
 
+Obedience = Callable[[Tensor], Tensor]
+"""From (B, M, h, w) logits to the (B, M) share of the clicks that each mask obeys."""
+
 FAVOUR = 0.1
 """What is added to the judged IoU of mask 0, which alone is trained for prompts that leave no doubt."""
 SAME = 0.5
@@ -24,11 +28,20 @@ SAME = 0.5
 _LEAST_CHANCE = 1e-6
 
 
-def three_apart(output: MaskOutput, *, obeyed: Tensor) -> MaskOutput:
+def three_apart(output: MaskOutput, *, obeyed: Obedience, agree: bool = True) -> MaskOutput:
     """Return the best of four masks and two others of each of B prompts, without the one that is most like the best.
 
-    A mask that is certainly wrong (empty, or its score is 0) is left out before one that is like the best. `obeyed`
-    (B, 4) is the share of the clicks that each obeys.
+    A mask that is certainly wrong (empty, or its score is 0) is left out before one that is like the best.
+
+    Parameters
+    ----------
+    output
+        Four masks of each prompt.
+    obeyed
+        Says which share of the clicks masks obey.
+    agree
+        Cut the best mask where it and those like it agree. Not before fine outlines alone: they grow where a mask is
+        less sure than its own token knows.
     """
     best = output.ious.argmax(dim=1)
     inside = _inside(output)
@@ -36,10 +49,11 @@ def three_apart(output: MaskOutput, *, obeyed: Tensor) -> MaskOutput:
     crowded = like + ((output.ious <= 0) | ~inside.any(-1)).float()
     crowded[_rows(best), best] = -1  # it stays
     kept = crowded.topk(output.ious.shape[1] - 1, dim=1, largest=False).indices.sort(dim=1).values
-    return _agreed(output, best, like=like, obeyed=obeyed).masks(kept)
+    agreed = _agreed(output, best, like=like, obeyed=obeyed) if agree else output
+    return agreed.masks(kept)
 
 
-def best_one(output: MaskOutput, *, obeyed: Tensor) -> MaskOutput:
+def best_one(output: MaskOutput, *, obeyed: Obedience) -> MaskOutput:
     """Return the best of four masks of each of B prompts, mask 0 favoured: (B, 1, …); `obeyed` as above."""
     scores = output.ious.clone()
     scores[:, 0] += FAVOUR
@@ -61,14 +75,13 @@ def _likeness(inside: Tensor, best: Tensor) -> Tensor:
     return both / (each.sum(-1) + own.sum(-1) - both).clamp(min=1)
 
 
-def _agreed(output: MaskOutput, best: Tensor, *, like: Tensor, obeyed: Tensor) -> MaskOutput:
+def _agreed(output: MaskOutput, best: Tensor, *, like: Tensor, obeyed: Obedience) -> MaskOutput:
     """Return answers whose `best` (B,) masks are cut from the mean of the chances that they and those like them see.
 
     Masks of one object differ in where they draw its outline; each counts by how likely it is the one that is meant.
-    Those that obey fewer clicks have no say.
+    A mask that would obey fewer clicks for it stays as it is.
     """
-    own = best[:, None]
-    has_say = (like >= SAME) & (obeyed >= obeyed.gather(1, own))
+    has_say = like >= SAME
     several = (has_say.sum(dim=1) > 1).nonzero()[:, 0]
     if not len(several):
         return output
@@ -77,6 +90,8 @@ def _agreed(output: MaskOutput, best: Tensor, *, like: Tensor, obeyed: Tensor) -
     chances = (share * output.logits[several].float().sigmoid()).sum(1)  # (B', h, w)
     logits = output.logits.clone()
     logits[several, best[several]] = torch.logit(chances, eps=_LEAST_CHANCE).to(logits)
+    lost = (obeyed(logits) < obeyed(output.logits))[_rows(best), best].nonzero()[:, 0]
+    logits[lost, best[lost]] = output.logits[lost, best[lost]]
     return replace(output, logits=logits)
 
 

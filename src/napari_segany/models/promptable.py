@@ -7,6 +7,7 @@ prompts get a padding token, and under which names its parts were released.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -139,9 +140,11 @@ class Promptable(ImageModel):
         if not self.config.decoder.judges:
             return self.decoder.select(output, multimask=multimask, fine=fine)
         output = self.decoder.changed(output, fine=fine)
-        share = obeyed(output.logits, xy, labels, frame=self.frame_of(features))
-        output = replace(output, ious=output.ious * share)
-        return (three_apart if multimask else best_one)(output, obeyed=share)
+        share = partial(obeyed, xy=xy, labels=labels, frame=self.frame_of(features))
+        output = replace(output, ious=output.ious * share(output.logits))
+        if not multimask:
+            return best_one(output, obeyed=share)
+        return three_apart(output, obeyed=share, agree=fine != "outlines")
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
         """Return an answer with fine boundaries, where those were left for last."""

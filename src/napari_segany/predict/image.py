@@ -37,7 +37,7 @@ from .corrections import corrected
 from .features import Features, pack, unpack
 from .loading import Model
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
-from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, resize_of, to_rgb
+from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, kept_pixels, resize_of, to_rgb
 from .prompts import Encoded, encode_prompt
 from .words import words_of
 from .zoom import (
@@ -46,6 +46,7 @@ from .zoom import (
     boxes_of_answer,
     boxes_of_logits,
     choose_window,
+    is_tiny,
     kept_parts,
     resample,
     windows_of_small,
@@ -122,7 +123,7 @@ class ImagePredictor:
         window = window or sample_window(image)
         config = self.model.config
         resize, rgb = resize_of((image.shape[0], image.shape[1]), config), to_rgb(image, window)
-        kept = _half(image, rgb) if config.is_local else None
+        kept = kept_pixels(image, rgb) if config.is_local else None
         tensors = self._encode(rgb, resize)
         return Features(tensors, resize, window, self.card, stride=config.stride, rgb=kept)
 
@@ -210,14 +211,17 @@ class ImagePredictor:
         whole = [index for index, window in enumerate(windows) if window is None]
         answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
         predictions: dict[int, MaskPrediction] = {}
+        closer = dict.fromkeys(range(len(prompts)), use)
         for i, answer in zip(whole, answers, strict=True):
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
                 windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
+                if multimask and is_tiny(answer, own.resize):
+                    closer[i] = "off"
             if windows[i] is None:
                 predictions[i] = prediction_of(self._finish(answer), own, names=())
         for i, window in enumerate(windows):
             if window is not None:
-                answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=use)
+                answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=closer[i])
                 predictions[i] = prediction_of_view(self._finish(answer), own, view, names=())
         return [led_by(predictions[index], level) for index in range(len(prompts))]
 
@@ -374,11 +378,6 @@ def _window_of_earlier(prompt: Prompt, features: Features) -> tuple[slice, slice
         return None
     found = boxes_of_logits(cast(FloatArray, prompt.mask), features.resize)
     return choose_window(prompt, found, features.resize) if found else None
-
-
-def _half(image: NDArray[np.generic], rgb: Tensor) -> Tensor:
-    """Return the pixels to keep for a closer look: half precision, one channel where all are the same."""
-    return rgb[:, : 1 if image.ndim == 2 else 3].half().clone()
 
 
 def in_view(prompt: Encoded, features: Features, view: View) -> Encoded:

@@ -96,3 +96,8 @@ def to_frame(
     if frame is None:
         return pixels
     return F.pad(pixels, (0, frame[1] - pixels.shape[3], 0, frame[0] - pixels.shape[2]))
+
+
+def kept_pixels(image: NDArray[np.generic], rgb: Tensor) -> Tensor:
+    """Return the pixels to keep for a closer look: half precision, one channel where all are the same."""
+    return rgb[:, : 1 if image.ndim == 2 else 3].half().clone()
