@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cells import nested
 from .layers import Mlp
 
 SEEN = 4
-"""Of the 4 x 4 pixels of an embedding cell, `nested` twice, a judge sees every fourth: each second row and column."""
+"""Of the 4 x 4 pixels of an embedding cell, `nested` twice, a judge sees every fourth: as `seen_of_maps`."""
 _SCALARS, _COMPARED = 4, 5
 _AROUND = 5
 """Embedding cells across the neighbourhood in which a mask's surroundings lie."""
@@ -45,6 +46,11 @@ class Evidence:
     told: Tensor
     shared: Tensor
     area: Tensor
+
+
+def seen_of_maps(maps: Tensor) -> Tensor:
+    """Return what a judge sees of (B, C, 4h, 4w) maps, each second row and column: (B, hw, 4, C)."""
+    return nested(maps[:, :, ::2, ::2], 1)
 
 
 class MaskJudge(nn.Module):

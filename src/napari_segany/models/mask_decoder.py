@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .cells import add_map, doubled, flat, gelu_, nested
 from .fine import FineConfig, FineHead, dot, fine_head
-from .judge import SEEN, MaskJudge
+from .judge import SEEN, MaskJudge, seen_of_maps
 from .layers import LayerNorm2d, Mlp
 from .outline import OutlineContext, OutlineHead
 from .two_way import FirstLook, TwoWayTransformer
@@ -249,7 +249,7 @@ class MaskDecoder(nn.Module):
         `upscaled` and `products` are maps while gradients are recorded, else `nested` twice.
         """
         seen = [
-            (nested(x[:, :, ::2, ::2], 1) if torch.is_grad_enabled() else x[:, :, ::SEEN]).detach()
+            (seen_of_maps(x) if torch.is_grad_enabled() else x[:, :, ::SEEN]).detach()
             for x in (upscaled, products)
         ]
         answer: Tensor = self.judge(

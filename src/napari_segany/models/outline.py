@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cells import nested
-from .judge import SEEN, Evidence, MaskJudge
+from .judge import SEEN, Evidence, MaskJudge, seen_of_maps
 from .layers import REACHES, Mlp
-from .mask_spread import CELL, CELL_DEPTH, MaskSpread
+from .mask_spread import CELL, MaskSpread
 
 if TYPE_CHECKING:
     from .fine import FineConfig
@@ -136,7 +135,7 @@ class OutlineHead(nn.Module):
             output.ious,
             embedding=context.embedding,
             upscaled=context.cells[:, :, ::SEEN],
-            logits=nested(output.logits, CELL_DEPTH)[:, :, ::SEEN],
+            logits=seen_of_maps(output.logits),
         )
 
     def finished(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
