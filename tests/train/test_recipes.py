@@ -57,7 +57,8 @@ def test_a_recipe_on_a_base_fits_it() -> None:
             assert ours.trunk == base.trunk
             assert recipe.learns
             assert recipe.follows or all(
-                stage.dense_weight == 0 for stage in recipe.stages
+                stage.dense_weight == 0 or isinstance(stage.plan, AnswerPlan)  # which draws no maps
+                for stage in recipe.stages
             )  # it trains the trunk
 
 
