@@ -83,11 +83,12 @@ SAM2_HQ_NANO = CardText(
     hardware="two CPU cores with bfloat16 instructions, shared with other work",
     limits=(
         "What the base does not see at all (its logits far below zero) stays missing.",
-        "A thin object that the base cuts into pieces is joined at times; a click on a vessel has an IoU of .2.",
-        "On small round things its outlines are hardly better than the base's: from a click .7 points of boundary "
-        "IoU on spots, -.1 in fluorescence. In bright field they are 1.0 below it in the ten scenes of the table, 2.7 "
-        "above it in 16 others.",
-        "On thin structures the first of the three masks is often not the best one: look at the others.",
+        "A thin object that the base cuts into pieces is joined at times; a click on a vessel has an IoU of .2, "
+        "and in the worst of the scenes it is answered with other branches, or with the disc they leave, in shreds: "
+        "draw a box.",
+        "On small and round things its outlines are no better than the base's: in boundary IoU, from a click and with "
+        "a box, they are .1 and 1.5 points below them in bright field, .7 and .6 in fluorescence, .5 and .2 in "
+        "histology. A filament among many that cross is found less surely (.8 below, from a click).",
         "The limits of `sam2-nano` apply.",
     ),
 )
