@@ -14,7 +14,8 @@ from napari_segany.models.registry import list_models
 from .shrink import ALIKE, PROMPTABLE, SEMANTIC, WIDTH, shrunken
 from .small import LABELS, XY, Small, small_row
 
-# Used by propagation only, and tested with it; and what TinyViT's checkpoints hold of a classifier.
+# Used by propagation only, and tested with it; what TinyViT's checkpoints hold of a classifier; and what chooses, which
+# learns from what came of each choice (tests/train/test_ways.py).
 UNUSED = (
     "memory.",
     "memory_attention.",
@@ -29,6 +30,7 @@ UNUSED = (
     "obj_ptr_tpos_proj.",
     "image_encoder.norm_head.",
     "image_encoder.head.",
+    "sam_mask_decoder.fine.choice.",
 )
 
 

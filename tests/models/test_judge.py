@@ -59,19 +59,19 @@ def nano() -> Sam2:
 @torch.no_grad()
 def test_an_untrained_judge_repeats_what_the_token_says() -> None:
     given_ = inputs()
-    torch.testing.assert_close(MaskJudge(WIDTH, masks=MASK_TOKENS)(**given_), given_["told"])
+    torch.testing.assert_close(MaskJudge(WIDTH, masks=MASK_TOKENS)(**given_)[0], given_["told"])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["tokens", "told", "embedding", "upscaled", "logits"])
 def test_everything_it_sees_counts(name: str) -> None:
     seen, sees = inputs(), judge()
-    before = sees(**seen)
+    before, _ = sees(**seen)
     assert before.shape == (2, MASK_TOKENS)
     assert ((before > 0) & (before < 1)).all()
     seen[name] = seen[name].clone()
     seen[name][0] = seen[name][0].flip(0) * 0.7
-    after = sees(**seen)
+    after, _ = sees(**seen)
     assert not torch.allclose(before[0], after[0])
     torch.testing.assert_close(before[1], after[1])  # the other prompt's
 
@@ -81,7 +81,7 @@ def test_empty_and_full_masks_are_judged_too() -> None:
     seen = inputs()
     for fill in (-200.0, 200.0):
         seen["logits"] = torch.full_like(seen["logits"], fill)
-        assert torch.isfinite(judge()(**seen)).all()
+        assert torch.isfinite(judge()(**seen)[0]).all()
 
 
 def test_training_and_inference_judge_alike() -> None:

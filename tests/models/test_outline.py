@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from napari_segany.models.fine import FineConfig
+from napari_segany.models.judge import seen_of_mask
 from napari_segany.models.layers import REACHES
 from napari_segany.models.mask_decoder import MaskOutput, nested
 from napari_segany.models.mask_spread import CELL
@@ -28,6 +29,7 @@ from napari_segany.models.outline import (
     places_beside,
     unsure,
 )
+from napari_segany.models.ways import AS_IT_IS, EXTENDED, OUTLINED
 
 WIDTH = 16
 MASKS = 3
@@ -40,7 +42,8 @@ def scene(*, answers: int = 1, masks: int = MASKS, side: int = 8) -> tuple[MaskO
     features = torch.randn(answers, WIDTH // 8, side, side, generator=generator)
     frame = torch.randn(1, 3, 2 * side, 2 * side, generator=generator)
     embedding = torch.randn(answers, WIDTH, side // 4, side // 4, generator=generator)
-    context = OutlineContext(nested(features, 2), F.pixel_unshuffle(frame, 2), embedding)
+    seen = torch.randn(answers, masks, seen_of_mask(WIDTH, masks=masks), generator=generator)
+    context = OutlineContext(nested(features, 2), F.pixel_unshuffle(frame, 2), embedding, seen)
     tokens = torch.randn(answers, masks, WIDTH, generator=generator)
     return MaskOutput(logits, torch.rand(answers, masks), None, tokens, context=context), features, frame
 
@@ -218,7 +221,8 @@ def test_whole_masks_change_each_by_itself_and_nothing_else_does() -> None:
     assert not torch.allclose(extended.logits, output.logits, atol=0.1)
     assert extended.ious is output.ious
     assert extended.context is not None
-    assert extended.context.is_extended
+    assert extended.context.ways is not None
+    assert extended.context.ways.tolist() == [EXTENDED, EXTENDED]
     for index in range(2):
         torch.testing.assert_close(made.extended(output.row(index)).logits, extended.logits[index][None])
         one = output.row(index).masks(slice(1, 2))
@@ -276,3 +280,78 @@ def test_evidence_is_of_every_second_row_and_column() -> None:
     share = inside.flatten(2) / inside.flatten(2).sum(-1, keepdim=True)
     of_inside = evidence.seen[..., 3 * WIDTH : 3 * WIDTH + WIDTH // 8]
     torch.testing.assert_close(of_inside, share @ seen)
+
+
+def _choosing(made: OutlineHead) -> OutlineHead:
+    """Return a head that takes the way whose number is the first thing that is seen."""
+    with torch.no_grad():
+        made.choice.gain.weight.zero_()
+        made.choice.gain.weight[:, 0] = torch.tensor([1.0, 2.0, 1.0])
+        made.choice.gain.bias.copy_(torch.tensor([-0.5, -2.0, -0.5]))
+    return made
+
+
+@torch.inference_mode()
+def test_each_answer_of_a_batch_is_finished_in_its_own_way() -> None:
+    output, _, _ = scene(answers=3)
+    assert output.context is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        made = OutlineHead(WIDTH, FineConfig(hidden=8, spread=4, judge=8), masks=MASKS).eval()
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    ways = (EXTENDED, AS_IT_IS, OUTLINED)
+    made = _choosing(made)
+    output.context.seen[..., 0] = torch.tensor(ways)[:, None].float()
+    together = made.suited(output, extends=True)
+    assert together.context is not None and together.context.ways is not None
+    assert together.context.ways.tolist() == list(ways)
+    whole = made.judged(made.extended(output))
+    torch.testing.assert_close(together.logits[0], whole.logits[0])
+    torch.testing.assert_close(together.ious[0], whole.ious[0])
+    assert torch.equal(together.logits[1:], output.logits[1:])
+    assert torch.equal(together.ious[1:], output.ious[1:])
+    drawn = made.finished(together).fine
+    assert drawn is not None
+    for index in range(3):
+        alone = made.suited(output.row(index), extends=True)
+        torch.testing.assert_close(alone.logits[0], together.logits[index])
+        finished = made.finished(alone)
+        assert finished.context is None
+        if ways[index] == AS_IT_IS:
+            assert finished.fine is None
+            assert torch.equal(drawn[index], doubled(output.logits)[index])
+        else:
+            assert finished.fine is not None
+            torch.testing.assert_close(finished.fine[0], drawn[index])
+    plain = made.finished(replace(output.row(2))).fine
+    assert plain is not None
+    torch.testing.assert_close(drawn[2], plain[0])
+
+
+@torch.inference_mode()
+def test_the_best_mask_says_which_way_suits_and_windows_never_extend() -> None:
+    output, _, _ = scene(answers=2)
+    assert output.context is not None
+    made = _choosing(untrained())
+    output.context.seen[..., 0] = AS_IT_IS
+    output.context.seen[0, 1, 0] = EXTENDED  # one mask of the first answer alone looks as if it should be
+    for best, way in ((1, EXTENDED), (2, AS_IT_IS)):
+        ious = torch.full_like(output.ious, 0.2)
+        ious[:, best] = 0.9
+        suited = made.suited(replace(output, ious=ious), extends=True)
+        assert suited.context is not None and suited.context.ways is not None
+        assert suited.context.ways.tolist() == [way, AS_IT_IS]
+        window = made.suited(replace(output, ious=ious), extends=False)
+        assert window.context is not None and window.context.ways is not None
+        assert window.context.ways.tolist() == [OUTLINED if way == EXTENDED else AS_IT_IS, AS_IT_IS]
+        assert torch.equal(window.logits, output.logits)
+
+
+@torch.inference_mode()
+def test_an_untrained_choice_takes_the_last_way_that_there_is() -> None:
+    output, _, _ = scene(answers=2)
+    for extends, way in ((True, EXTENDED), (False, OUTLINED)):
+        suited = untrained().suited(output, extends=extends)
+        assert suited.context is not None and suited.context.ways is not None
+        assert suited.context.ways.tolist() == [way, way]

@@ -10,15 +10,21 @@ from torch import Tensor
 
 from napari_segany.models.judge import SHARPNESS
 from napari_segany.models.mask_decoder import MaskOutput
+from napari_segany.models.outline import OutlineContext
 from napari_segany.models.picking import FAVOUR, SAME, best_one, three_apart
+from napari_segany.models.ways import AS_IT_IS, EXTENDED, OUTLINED
 
 SIDE = 16
 COLUMNS = torch.arange(float(SIDE))[None, :].expand(SIDE, SIDE)
 
 
-def answer(logits: Tensor, ious: list[float]) -> MaskOutput:
-    """Return one prompt's answer, whose tokens tell the masks apart."""
-    return MaskOutput(logits[None], torch.tensor([ious]), None, torch.arange(4.0)[None, :, None])
+def answer(logits: Tensor, ious: list[float], *, way: int | None = None) -> MaskOutput:
+    """Return one prompt's answer, whose tokens tell the masks apart; finished in a way, where one is given."""
+    nothing = torch.zeros(1)
+    context = None if way is None else OutlineContext(*(4 * (nothing,)), ways=torch.tensor([way]))
+    return MaskOutput(
+        logits[None], torch.tensor([ious]), None, torch.arange(4.0)[None, :, None], context=context
+    )
 
 
 def always(logits: Tensor) -> Tensor:
@@ -75,9 +81,11 @@ def test_the_best_mask_is_where_those_like_it_see_an_even_chance() -> None:
     torch.testing.assert_close(
         three.logits[0, three.tokens.flatten().tolist().index(1.0)], shown.logits[0, 0]
     )
-    as_it_was = three_apart(answer(logits, ious), obeyed=always, agree=False)
-    assert torch.equal(as_it_was.tokens, three.tokens)
-    assert torch.equal(as_it_was.logits[0], logits[as_it_was.tokens.flatten().long()])
+    for way, plain in ((AS_IT_IS, True), (OUTLINED, False), (EXTENDED, False)):
+        finished = three_apart(answer(logits, ious, way=way), obeyed=always)
+        assert torch.equal(finished.tokens, three.tokens)
+        expected = three.logits[0] if plain else logits[finished.tokens.flatten().long()]
+        assert torch.equal(finished.logits[0], expected)
     others = [index for index, token in enumerate(three.tokens.flatten().tolist()) if token != 1]
     for index in others:  # stay as they are
         assert torch.equal(three.logits[0, index], logits[int(three.tokens[0, index, 0])])

@@ -216,6 +216,8 @@ def test_looking_and_deciding_are_what_judging_is() -> None:
     shapes = {"embedding": (2, 16, 6, 6), "upscaled": (2, 36, 4, 2), "logits": (2, 36, 4, 4)}
     maps = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     tokens, told = torch.randn(2, 4, 16, generator=generator), torch.rand(2, 4, generator=generator)
-    evidence = judge.look(tokens, told, **maps)
+    ious, evidence = judge(tokens, told, **maps)
+    looked = judge.look(tokens, told, **maps)
     assert [x.shape[:2] for x in astuple(evidence)] == [(2, 4)] * 4
-    assert torch.equal(judge.decide(evidence), judge(tokens, told, **maps))
+    assert all(torch.equal(a, b) for a, b in zip(astuple(evidence), astuple(looked), strict=True))
+    assert torch.equal(judge.decide(evidence), ious)

@@ -31,7 +31,9 @@ def test_a_recipe_can_be_followed(name: str) -> None:
             assert stage.plan.frames == (config.image_size, config.largest_size)  # as prediction chooses them
         elif isinstance(stage.plan, AnswerPlan):
             sides = list(stage.plan.size)
-            assert stage.learns == ("judge",)  # nothing else is taught by answers
+            assert stage.learns == (
+                {"masks": "judge", "ways": "choice"}[stage.plan.about],
+            )  # and nothing else
         else:
             sides = [stage.plan.usual.side, stage.plan.large.side]
             assert sides[0] == SIDE  # of the windows that objects are followed in

@@ -53,6 +53,11 @@ def seen_of_maps(maps: Tensor) -> Tensor:
     return nested(maps[:, :, ::2, ::2], 1)
 
 
+def seen_of_mask(width: int, *, masks: int) -> int:
+    """Return S, how much a judge sees of each of so many masks, where tokens have `width` channels."""
+    return 3 * width + 2 * (width // 8) + _SCALARS + masks
+
+
 class MaskJudge(nn.Module):
     """Four drawn masks to their IoU with what is meant, 0 to 1.
 
@@ -68,7 +73,7 @@ class MaskJudge(nn.Module):
 
     def __init__(self, width: int, *, masks: int, inner: int | None = None) -> None:
         super().__init__()
-        seen = 3 * width + 2 * (width // 8) + _SCALARS + masks
+        seen = seen_of_mask(width, masks=masks)
         inner = inner or width
         self.verdict = Mlp((seen, inner, inner, 1), activation=F.gelu)
         self.comparison = Mlp((_COMPARED, 2 * _COMPARED, 1), activation=F.gelu)
@@ -80,8 +85,8 @@ class MaskJudge(nn.Module):
 
     def forward(
         self, tokens: Tensor, told: Tensor, *, embedding: Tensor, upscaled: Tensor, logits: Tensor
-    ) -> Tensor:
-        """Return (B, M) IoUs.
+    ) -> tuple[Tensor, Evidence]:
+        """Return (B, M) IoUs and what they were decided by.
 
         Parameters
         ----------
@@ -96,7 +101,7 @@ class MaskJudge(nn.Module):
             The masks there.
         """
         evidence = self.look(tokens, told, embedding=embedding, upscaled=upscaled, logits=logits)
-        return self.decide(evidence)
+        return self.decide(evidence), evidence
 
     @staticmethod
     def look(

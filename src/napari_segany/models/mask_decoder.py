@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .cells import add_map, doubled, flat, gelu_, nested
 from .fine import FineConfig, FineHead, dot, fine_head
-from .judge import SEEN, MaskJudge, seen_of_maps
+from .judge import SEEN, Evidence, MaskJudge, seen_of_maps
 from .layers import LayerNorm2d, Mlp
 from .outline import OutlineContext, OutlineHead
 from .two_way import FirstLook, TwoWayTransformer
@@ -81,11 +81,21 @@ class MaskOutput:
 
     def row(self, index: int) -> MaskOutput:
         """Return the answers to one prompt, still as a batch of one."""
-        part = slice(index, index + 1)
+        return self.rows(slice(index, index + 1))
+
+    def rows(self, part: Tensor | slice) -> MaskOutput:
+        """Return the answers to some of the B prompts: a slice of them, or those at (K,) indices."""
         scores = None if self.object_scores is None else self.object_scores[part]
         fine = None if self.fine is None else self.fine[part]
-        context = None if self.context is None else self.context.row(index)
+        context = None if self.context is None else self.context.rows(part)
         return MaskOutput(self.logits[part], self.ious[part], scores, self.tokens[part], fine, context)
+
+    @property
+    def is_plain(self) -> Tensor:
+        """Which of the B answers are shown as the base draws them, (B,) bool."""
+        if self.context is None:
+            return torch.ones(len(self.ious), dtype=torch.bool, device=self.ious.device)
+        return self.context.is_plain
 
     def masks(self, index: Tensor | slice) -> MaskOutput:
         """Return some of the M masks: a slice of them, or those at (B, K) indices, one row a prompt."""
@@ -199,9 +209,11 @@ class MaskDecoder(nn.Module):
             upscaled = self._upscale_nested(encoded, fine)  # (B, hw, 16, C / 8)
             products = (upscaled.flatten(1, 2) @ weights.transpose(1, 2)).unflatten(1, (-1, 16))
             logits = flat(products, 2, size=size)
-        ious = self.iou_prediction_head(tokens[:, first])[:, kept]
+        ious, evidence = self.iou_prediction_head(tokens[:, first])[:, kept], None
         if self.config.judges:
-            ious = self._judged(mask_tokens, ious, encoded=encoded, upscaled=upscaled, products=products)
+            ious, evidence = self._judged(
+                mask_tokens, ious, encoded=encoded, upscaled=upscaled, products=products
+            )
         output = MaskOutput(
             logits=logits,
             ious=ious,
@@ -211,8 +223,9 @@ class MaskDecoder(nn.Module):
         if not with_fine:
             return output
         if isinstance(self.fine, OutlineHead):
+            assert evidence is not None
             cells = nested(upscaled, 2) if torch.is_grad_enabled() else upscaled
-            return replace(output, context=OutlineContext(cells, fine[2], encoded))
+            return replace(output, context=OutlineContext(cells, fine[2], encoded, evidence.seen))
         maps = fine[2:] if first else fine
         whole = upscaled if torch.is_grad_enabled() else flat(upscaled, 2, size=size)
         answer = self.fine(tokens[:, first + 1 + MASK_TOKENS], upscaled=whole, maps=maps)
@@ -243,8 +256,8 @@ class MaskDecoder(nn.Module):
 
     def _judged(
         self, tokens: Tensor, told: Tensor, *, encoded: Tensor, upscaled: Tensor, products: Tensor
-    ) -> Tensor:
-        """Return the judge's (B, M) IoUs: it sees every second row and column, and does not bend what it looks at.
+    ) -> tuple[Tensor, Evidence]:
+        """Return the judge's (B, M) IoUs, and by what: it sees every second row and column, and bends nothing there.
 
         `upscaled` and `products` are maps while gradients are recorded, else `nested` twice.
         """
@@ -252,7 +265,7 @@ class MaskDecoder(nn.Module):
             (seen_of_maps(x) if torch.is_grad_enabled() else x[:, :, ::SEEN]).detach()
             for x in (upscaled, products)
         ]
-        answer: Tensor = self.judge(
+        answer: tuple[Tensor, Evidence] = self.judge(
             tokens, told, embedding=encoded.detach(), upscaled=seen[0], logits=seen[1]
         )
         return answer
@@ -285,10 +298,10 @@ class MaskDecoder(nn.Module):
         return gelu_(x)
 
     def changed(self, output: MaskOutput, *, fine: FineUse) -> MaskOutput:
-        """Return four masks as they are chosen from: those to be finished are changed as a whole and judged anew."""
-        if fine != "added" or not isinstance(self.fine, OutlineHead):
+        """Return four masks as they are chosen from: of answers that it suits, changed as a whole and judged anew."""
+        if fine == "off" or not isinstance(self.fine, OutlineHead):
             return output
-        return self.fine.judged(self.fine.extended(output))
+        return self.fine.suited(output, extends=fine == "added")
 
     def select(self, output: MaskOutput, *, multimask: bool, fine: FineUse = "off") -> MaskOutput:
         """Return what is shown of four masks (inference only); of those that are judged by a look see `picking`.

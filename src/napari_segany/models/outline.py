@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .judge import SEEN, Evidence, MaskJudge, seen_of_maps
+from .judge import SEEN, Evidence, MaskJudge, seen_of_maps, seen_of_mask
 from .layers import REACHES, Mlp
 from .mask_spread import CELL, MaskSpread
+from .ways import AS_IT_IS, EXTENDED, WayChoice
 
 if TYPE_CHECKING:
     from .fine import FineConfig
@@ -50,27 +51,42 @@ class OutlineContext:
         The frame, its 2 x 2 pixels beside each other.
     embedding : (B, C, h, w)
         Of the image, once it met the prompts.
-    is_extended
-        Whether the masks were `extended`; then they are cut with `generosity`, too.
+    seen : (B, M, S)
+        What the base's judge saw of the masks as the base draws them.
+    ways : (B,)
+        How each answer is finished (`ways`); None where nothing was chosen: with outlines.
     """
 
     cells: Tensor
     pixels: Tensor
     embedding: Tensor
-    is_extended: bool = False
+    seen: Tensor
+    ways: Tensor | None = None
 
-    def row(self, index: int) -> OutlineContext:
-        """Return the context of one answer."""
-        part = slice(index, index + 1)
-        pixels = self.pixels if len(self.pixels) == 1 else self.pixels[part]
-        return replace(self, cells=self.cells[part], pixels=pixels, embedding=self.embedding[part])
+    @property
+    def is_plain(self) -> Tensor:
+        """Which of the B answers keep the base's outlines, (B,) bool."""
+        if self.ways is None:
+            return torch.zeros(len(self.seen), dtype=torch.bool, device=self.seen.device)
+        return self.ways == AS_IT_IS
+
+    def rows(self, part: Tensor | slice) -> OutlineContext:
+        """Return the context of some answers."""
+        return OutlineContext(
+            self.cells[part],
+            self.pixels if len(self.pixels) == 1 else self.pixels[part],
+            self.embedding[part],
+            self.seen[part],
+            None if self.ways is None else self.ways[part],
+        )
 
 
 class OutlineHead(nn.Module):
     """Corrects logits around outlines: 36 pixels of the frame, 25 coarse logits and features at 9 places go in.
 
     Which object is meant comes from the mask's token. Before that, whole masks are `extended`, and `judged` as they are
-    then. All of these start at zero: an untrained head answers as its base does, but for `generosity`.
+    then. All of these start at zero: an untrained head answers as its base does, but for `generosity`. What is done to
+    an answer is what `suited` chooses.
     """
 
     def __init__(self, width: int, config: FineConfig, *, masks: int) -> None:
@@ -79,6 +95,7 @@ class OutlineHead(nn.Module):
         hidden = config.hidden
         self.extent = MaskSpread(masks=1, told=width, seen=width // 8, inner=config.spread, is_asked=False)
         self.judge = MaskJudge(width, masks=masks, inner=config.judge)
+        self.choice = WayChoice(seen_of_mask(width, masks=masks))
         self.meant = Mlp((width, width, 2 * hidden))
         looked = len(AROUND) * PIXELS + len(FEATURES) * (width // 8) + len(LOGITS)
         self.first = nn.Linear(looked, hidden)
@@ -106,6 +123,29 @@ class OutlineHead(nn.Module):
         corrections: Tensor = self.last(x)
         return corrections
 
+    def suited(self, output: MaskOutput, *, extends: bool) -> MaskOutput:
+        """Return all masks of B prompts, those of answers that it suits changed as a whole and judged anew.
+
+        What the best mask of an answer looks like says which way suits it; `finished` goes by it, too.
+        """
+        context = output.context
+        assert context is not None
+        rows = torch.arange(len(output.ious), device=output.ious.device)
+        promises = self.choice(context.seen[rows, output.ious.argmax(dim=1)], extends=extends)
+        ways = promises.argmax(dim=1)
+        output = replace(output, context=replace(context, ways=ways))
+        far = (ways == EXTENDED).nonzero()[:, 0]
+        if len(far) == 0:
+            return output
+        changed = self.judged(self.extended(output.rows(far)))
+        if len(far) == len(ways):
+            return changed
+        logits, ious = (
+            before.float().index_copy(0, far, after.float())
+            for before, after in ((output.logits, changed.logits), (output.ious, changed.ious))
+        )
+        return replace(output, logits=logits, ious=ious)
+
     def extended(self, output: MaskOutput) -> MaskOutput:
         """Return (B, M, h, w) masks changed as a whole by what lies around, before any outline is decided anew.
 
@@ -120,7 +160,8 @@ class OutlineHead(nn.Module):
             high, wide = (slice(CELL * part.start, CELL * part.stop) for part in (rows, cols))
             cells = context.cells.unflatten(1, size)[:, rows, cols].flatten(1, 2)
             logits[:, :, high, wide] = self.extent(logits[:, :, high, wide], output.tokens, cells)
-        return replace(output, logits=logits, context=replace(context, is_extended=True))
+        ways = torch.full((len(logits),), EXTENDED, device=logits.device)
+        return replace(output, logits=logits, context=replace(context, ways=ways))
 
     def judged(self, output: MaskOutput) -> MaskOutput:
         """Return all masks of B prompts with the IoUs to expect of them once they are `extended` (inference only)."""
@@ -151,6 +192,12 @@ class OutlineHead(nn.Module):
         context, config = output.context, self.config
         assert context is not None
         logits = output.logits.contiguous()
+        plain = context.is_plain
+        if bool(plain.all()):
+            return replace(output, context=None)
+        if bool(plain.any()):
+            may = ~plain[:, None, None, None].expand_as(logits)
+            within = may if within is None else within & may
         wide = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
         places = unsure(logits, band=config.band, most=config.most, within=within)  # (P,)
         below = pixels_below(places, logits.shape)  # (P, 4)
@@ -158,8 +205,9 @@ class OutlineHead(nn.Module):
         told = _taken(self.told(output.tokens).flatten(0, 1), mask)
         inputs = outline_inputs(context, logits, places)
         change = self(inputs, told, places_beside(places, logits.shape))
-        if context.is_extended and logits.shape[1] > 1:
-            change = change + _taken(generosity(output.ious).reshape(-1, 1), mask)
+        if context.ways is not None and logits.shape[1] > 1:
+            lower = generosity(output.ious) * (context.ways == EXTENDED)[:, None]
+            change = change + _taken(lower.reshape(-1, 1), mask)
         flat = wide.view(-1)
         flat[below] += change
         return replace(output, fine=wide, context=None)

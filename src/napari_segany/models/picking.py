@@ -28,10 +28,11 @@ SAME = 0.5
 _LEAST_CHANCE = 1e-6
 
 
-def three_apart(output: MaskOutput, *, obeyed: Obedience, agree: bool = True) -> MaskOutput:
+def three_apart(output: MaskOutput, *, obeyed: Obedience) -> MaskOutput:
     """Return the best of four masks and two others of each of B prompts, without the one that is most like the best.
 
-    A mask that is certainly wrong (empty, or its score is 0) is left out before one that is like the best.
+    A mask that is certainly wrong (empty, or its score is 0) is left out before one that is like the best. Fine
+    outlines are learnt on masks as their own tokens see them, so that only answers without them are `_agreed`.
 
     Parameters
     ----------
@@ -39,9 +40,6 @@ def three_apart(output: MaskOutput, *, obeyed: Obedience, agree: bool = True) ->
         Four masks of each prompt.
     obeyed
         Says which share of the clicks masks obey.
-    agree
-        Cut the best mask where it and those like it agree. Not before fine outlines alone: they grow where a mask is
-        less sure than its own token knows.
     """
     best = output.ious.argmax(dim=1)
     inside = _inside(output)
@@ -49,8 +47,7 @@ def three_apart(output: MaskOutput, *, obeyed: Obedience, agree: bool = True) ->
     crowded = like + ((output.ious <= 0) | ~inside.any(-1)).float()
     crowded[_rows(best), best] = -1  # it stays
     kept = crowded.topk(output.ious.shape[1] - 1, dim=1, largest=False).indices.sort(dim=1).values
-    agreed = _agreed(output, best, like=like, obeyed=obeyed) if agree else output
-    return agreed.masks(kept)
+    return _agreed(output, best, like=like * output.is_plain[:, None], obeyed=obeyed).masks(kept)
 
 
 def best_one(output: MaskOutput, *, obeyed: Obedience) -> MaskOutput:

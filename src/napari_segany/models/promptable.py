@@ -144,7 +144,7 @@ class Promptable(ImageModel):
         output = replace(output, ious=output.ious * share(output.logits))
         if not multimask:
             return best_one(output, obeyed=share)
-        return three_apart(output, obeyed=share, agree=fine != "outlines")
+        return three_apart(output, obeyed=share)
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
         """Return an answer with fine boundaries, where those were left for last."""

@@ -46,7 +46,6 @@ from .zoom import (
     boxes_of_answer,
     boxes_of_logits,
     choose_window,
-    is_tiny,
     kept_parts,
     resample,
     windows_of_small,
@@ -211,17 +210,14 @@ class ImagePredictor:
         whole = [index for index, window in enumerate(windows) if window is None]
         answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
         predictions: dict[int, MaskPrediction] = {}
-        closer = dict.fromkeys(range(len(prompts)), use)
         for i, answer in zip(whole, answers, strict=True):
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
                 windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
-                if multimask and is_tiny(answer, own.resize):
-                    closer[i] = "off"
             if windows[i] is None:
                 predictions[i] = prediction_of(self._finish(answer), own, names=())
         for i, window in enumerate(windows):
             if window is not None:
-                answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=closer[i])
+                answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=use)
                 predictions[i] = prediction_of_view(self._finish(answer), own, view, names=())
         return [led_by(predictions[index], level) for index in range(len(prompts))]
 

@@ -28,8 +28,6 @@ LARGEST_SCALE = 3.5
 """Frame pixels per image pixel beyond which seeing more of what is around helps more than seeing it larger."""
 ISLAND_SHARE = 0.3
 OUTSIDE_LOGIT = -10.0
-TINY = 100.0
-"""Image pixels of an object whose three masks differ in how far a spot reaches, which no outline decides."""
 _TRUSTED = 0.7
 
 Window = tuple[slice, slice]
@@ -88,12 +86,6 @@ def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:
     kept = output.logits[:, near]
     kept = torch.where(kept_parts(kept), kept, kept.clamp(max=-1.0))
     return [box for logits in kept[0].cpu().numpy() for box in boxes_of_logits(logits, resize)]
-
-
-def is_tiny(output: MaskOutput, resize: ResizeMap) -> bool:
-    """Return whether the best of one prompt's (1, M, h, w) masks covers fewer than `TINY` pixels of the image."""
-    best = output.logits[0, output.ious[0].argmax()]
-    return int((best > 0).sum()) * float(np.prod(resize.source)) / best.numel() < TINY
 
 
 def windows_of_small(prompt: Prompt, output: MaskOutput, resize: ResizeMap) -> list[tuple[list[int], Window]]:

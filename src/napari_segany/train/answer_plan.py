@@ -1,8 +1,9 @@
-"""How a judge is taught; apart from the teaching, because recipes are read without PyTorch."""
+"""How a judge is taught, and what chooses ways; apart from the teaching, because recipes are read without PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,9 +11,11 @@ class AnswerPlan:
     """What a judge learns from: answers to one click on `objects` (at most) of each of `scenes` and of `images`.
 
     They are collected once, by the model as it then is and as a person would get them, then gone through again and
-    again, those of images `image_share` of the time; `left_out` of the evidence is hidden each time.
+    again, those of images `image_share` of the time; `left_out` of the evidence is hidden each time. About `ways`, it
+    is which of them suits an answer that is learnt, from answers to clicks, boxes and corrections.
     """
 
+    about: Literal["masks", "ways"] = "masks"
     scenes: int = 560
     images: int = 560
     objects: tuple[int, int] = (8, 12)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +31,17 @@ from .clicks import deepest_point, first_click
 from .dataset import FIRST_SEED, Annotated, from_scene
 from .losses import pick_loss, true_iou
 from .metrics import whole_mask
+from .ways import ways_loss, ways_of
 
 PICKING = 2.0
 """Weight of what picking by the predicted IoUs costs, against 1 for their cross-entropy."""
 
 
 class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
-    """An endless stream of batches of (seen, told, shared, area, true): an `Evidence` and the true IoUs (B, M)."""
+    """An endless stream of batches of (seen, told, shared, area, true): an `Evidence` and the true IoUs (B, M).
+
+    About ways, of (seen, gains), as `ways_of` says.
+    """
 
     def __init__(
         self,
@@ -72,7 +75,8 @@ class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         self, items: Iterator[tuple[Annotated, int]], rng: np.random.Generator
     ) -> tuple[Tensor, ...]:
         """Return all answers to clicks on some images as one long batch; what is seen in half precision."""
-        looks = [look for item, most in items for look in answers_of(self.predictor, item, rng, most=most)]
+        collect = ways_of if self.plan.about == "ways" else answers_of
+        looks = [look for item, most in items for look in collect(self.predictor, item, rng, most=most)]
         return tuple(torch.cat(values) for values in zip(*looks, strict=True))
 
     def _scenes(self, rng: np.random.Generator) -> Iterator[tuple[Annotated, int]]:
@@ -150,6 +154,16 @@ def _extended(
     yield fine.evidence(extended), extended.logits, truth
 
 
+def answers_loss(decoder: MaskDecoder, batch: list[Tensor], plan: AnswerPlan) -> Tensor:
+    """Return the loss of a batch of an `AnswerStream`: of fine parts where there are any, else of the base's judge."""
+    if plan.about == "ways":
+        assert isinstance(decoder.fine, OutlineHead)
+        return ways_loss(decoder.fine.choice, batch, left_out=plan.left_out)
+    judge = decoder.fine.judge if decoder.config.fine is not None else decoder.judge
+    assert isinstance(judge, MaskJudge)
+    return judge_loss(judge, batch, left_out=plan.left_out)
+
+
 def judge_loss(judge: MaskJudge, batch: list[Tensor], *, left_out: float) -> Tensor:
     """Return what a judge's IoUs are off by, and what picking by them costs, for a batch of an `AnswerStream`."""
     seen, told, shared, area, true = batch
@@ -164,16 +178,13 @@ def _witnessed(decoder: MaskDecoder) -> Iterator[list[tuple[Evidence, Tensor]]]:
     evidence: list[Evidence] = []
     looks: list[tuple[Evidence, Tensor]] = []
 
-    def before(judge: MaskJudge, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        evidence.append(judge.look(*inputs, **named))
+    def judged(_: MaskJudge, __: object, verdict: tuple[Tensor, Evidence]) -> None:
+        evidence.append(verdict[1])
 
     def after(_: MaskDecoder, __: object, output: MaskOutput) -> None:
         looks.append((Evidence(*(x.clone() for x in astuple(evidence[-1]))), output.logits.clone()))
 
-    hooks = (
-        decoder.judge.register_forward_pre_hook(before, with_kwargs=True),
-        decoder.register_forward_hook(after),
-    )
+    hooks = (decoder.judge.register_forward_hook(judged), decoder.register_forward_hook(after))
     try:
         yield looks
     finally:

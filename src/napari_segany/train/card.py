@@ -72,9 +72,9 @@ SAM2_HQ_NANO = CardText(
         "`sam2-nano`, frozen, with a small network for fine boundaries: around outlines, where the base is unsure, it "
         "looks at the frame's own pixels and decides anew, neighbouring places together, at the frame's full "
         "resolution (after HQ-SAM and PointRend). Before that, whole masks change by what lies around them, so that "
-        "vessels and fibres go on where the base stops, and a judge of its own says which of them comes first. What a "
-        "click finds that covers fewer than 100 pixels is drawn as by the base. Switched off (`fine=False`), it "
-        "answers as `sam2-nano` does."
+        "vessels and fibres go on where the base stops, and a judge of its own says which of them comes first. What "
+        "either would gain is foretold for each answer: one that would hardly gain stays as the base draws it. "
+        "Switched off (`fine=False`), it answers as `sam2-nano` does."
     ),
     data=(
         "Procedural scenes (`segany scenes`), those with thin structures (`--kinds thin`) more often than others, and "

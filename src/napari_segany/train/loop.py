@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from napari_segany.core.errors import DataError
 from napari_segany.core.types import ModelCard
-from napari_segany.models.judge import MaskJudge
+from napari_segany.models.mask_decoder import MaskDecoder
 from napari_segany.models.sam2 import build_sam2
 from napari_segany.models.semantic_sam import SEMANTIC, build_semantic
 from napari_segany.models.weights import load_strictly
@@ -27,7 +27,7 @@ from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
 
 from .answer_plan import AnswerPlan
-from .answers import AnswerStream, judge_loss
+from .answers import AnswerStream, answers_loss
 from .clip_plan import ClipPlan
 from .clips import ClipStream
 from .crops import CropPlan, CropStream
@@ -244,9 +244,9 @@ class Trainer:
             weights = FollowedWeights(stage.object_weight, stage.absent_weight)
             loss = low("follow", ClipBatch(*parts), rng, weights)  # type: ignore[assignment]  # as above
         elif isinstance(stage.plan, AnswerPlan):
-            judge = self.module.get_submodule(f"model.decoder.{'fine.' if self.recipe.is_fine else ''}judge")
-            assert isinstance(judge, MaskJudge)
-            loss = judge_loss(judge, parts, left_out=stage.plan.left_out)
+            decoder = self.module.get_submodule("model.decoder")
+            assert isinstance(decoder, MaskDecoder)
+            loss = answers_loss(decoder, parts, stage.plan)
         else:
             loss = batch_loss(low, parts, stage, rng=rng, is_fine=self.recipe.is_fine)
         self.optimiser.zero_grad(set_to_none=True)

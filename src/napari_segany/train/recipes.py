@@ -204,15 +204,13 @@ _THINLY = (
 _FAR = (
     *KINDS,
     *(3 * THIN_KINDS),
-    *("vessels", "neurites", "neurites", "filaments"),
-    *("em", "fluorescence", "spots", "spots", "histology"),
+    *("vessels", "neurites", "neurites", "filaments", "em", "fluorescence", "spots", "spots", "histology"),
 )
 
 _FAR_AND_SMALL = (
     *KINDS,
     *(2 * THIN_KINDS),
-    *("vessels", "neurites", "filaments"),
-    *("spots", "spots", "brightfield", "fluorescence"),
+    *("vessels", "neurites", "filaments", "spots", "spots", "brightfield", "fluorescence"),
 )
 
 _FAR_PLAN = CropPlan(side=256, objects=4)
@@ -232,6 +230,14 @@ _JUDGED_ANEW = replace(
 )
 """As masks are once they were changed as a whole."""
 
+_SUITED = replace(
+    _JUDGED_ANEW,
+    plan=AnswerPlan("ways", scenes=600, images=100, objects=(3, 3), image_share=0.2, left_out=0.5),
+    rate=2e-3,
+    learns=("choice",),
+)
+"""Which answers fine boundaries are for."""
+
 SAM2_HQ_NANO = Recipe(
     "sam2-hq-nano",
     stages=(
@@ -250,6 +256,7 @@ SAM2_HQ_NANO = Recipe(
             _FAR_FITTED, plan=replace(_FAR_PLAN, magnified=0.4), steps=900, rate=6e-4, kinds=_FAR_AND_SMALL
         ),
         _JUDGED_ANEW,
+        _SUITED,
     ),
     weight_decay=0.01,
     base="sam2-nano",

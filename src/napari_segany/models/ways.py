@@ -1,0 +1,42 @@
+"""In which way an answer is finished: as the base draws it, with its outlines decided anew, or extended before that.
+
+Fine boundaries are for what is thin or branches, and for outlines that a coarse map cannot hold. Elsewhere they can
+only lose: a soft blob has no finer edge than its base drew. What suits an answer is foretold from what its judge saw of
+the best mask before anything was done to it; so an answer that stays as it is costs nothing more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+AS_IT_IS, OUTLINED, EXTENDED = range(3)
+"""The ways of whole frames; magnified looks, which leave masks as large as they are, have the first two."""
+LEAST = 0.015
+"""The mean of IoU and boundary IoU that must be promised for a mask to be changed."""
+_LOOKS = {True: slice(0, EXTENDED), False: slice(EXTENDED, EXTENDED + OUTLINED)}
+GAINS = EXTENDED + OUTLINED
+"""How many gains there are to foretell: two of whole frames, then one of windows."""
+
+
+class WayChoice(nn.Module):
+    """What a judge saw of a mask to what each way promises; untrained, it prefers the last one that there is.
+
+    It is linear: a line learns from a few thousand answers what is true of others, too, and a wider network does not.
+
+    Parameters
+    ----------
+    seen
+        S, how much a judge sees of a mask (`judge.Evidence`).
+    """
+
+    def __init__(self, seen: int) -> None:
+        super().__init__()
+        self.gain = nn.Linear(seen, GAINS)
+        nn.init.zeros_(self.gain.weight)
+        self.gain.bias.data = torch.tensor([0.0, 1.0, 1.0])
+
+    def forward(self, seen: Tensor, *, extends: bool) -> Tensor:
+        """Return (B, W) promises of (B, S) looks: W is 3 of whole frames, which `extends` says, and 2 of windows."""
+        gains: Tensor = self.gain(seen)[:, _LOOKS[extends]]
+        return torch.cat((gains.new_full((len(gains), 1), LEAST), gains), dim=1)
