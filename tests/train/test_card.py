@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from napari_segany.models.weights import write_packed
-from napari_segany.train.card import CARDS, write_card, write_card_of
+from napari_segany.train.answer_plan import AnswerPlan
+from napari_segany.train.card import CARDS, _cut, write_card, write_card_of
 from napari_segany.train.recipes import recipe_of
 from napari_segany.train.video_results import Followed, VideoEvaluation
 
@@ -153,3 +154,11 @@ def test_a_card_is_written_from_an_evaluation(tmp_path: Path, weights: Path) -> 
     assert "| all | 0.625 | 0.500 |  |" in text
     assert "| all (4 images) | 9 | 8 | 0.250 | 0.500 | 0.375 |" in text
     assert not write_card_of(card, str(weights), whole={**whole, "model": "sam2_tiny"})
+
+
+def test_what_a_stage_of_answers_teaches_is_said() -> None:
+    words = [_cut(asdict(AnswerPlan(about, scenes=3, images=2))) for about in ("masks", "ways")]
+    assert words == [
+        f"{taught}, on answers to clicks on 3 scenes and 2 images"
+        for taught in ("the judge", "what fine boundaries gain")
+    ]

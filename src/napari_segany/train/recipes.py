@@ -232,7 +232,7 @@ _JUDGED_ANEW = replace(
 
 _SUITED = replace(
     _JUDGED_ANEW,
-    plan=AnswerPlan("ways", scenes=600, images=100, objects=(3, 3), image_share=0.2, left_out=0.5),
+    plan=AnswerPlan("ways", scenes=1240, images=260, objects=(3, 3), image_share=0.2, left_out=0.35),
     rate=2e-3,
     learns=("choice",),
 )
