@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from napari_segany.core.geometry import ResizeMap, fit_long_side
 from napari_segany.core.types import Box, Points, Prompt
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.predict.zoom import (
+    ISLAND_SHARE,
     LARGEST_SCALE,
     OUTSIDE_LOGIT,
     VIEW_SIDE,
@@ -21,6 +25,7 @@ from napari_segany.predict.zoom import (
     kept_parts,
     resample,
     windows_of_small,
+    without_islands,
 )
 
 
@@ -140,6 +145,22 @@ def test_islands_well_below_the_largest_part_go(island: int, is_kept: bool) -> N
     kept = kept_parts(logits)
     assert bool(kept[0, 0, 10, :island].all()) is is_kept
     assert kept.sum() == kept.numel() - (0 if is_kept else island)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1 << 16), fill=st.sampled_from([0.0, 0.01, 0.1, 0.3, 0.5]))
+def test_wherever_a_mask_lies_its_small_parts_go_and_nothing_else_changes(seed: int, fill: float) -> None:
+    rng = np.random.default_rng(seed)
+    inside = rng.random((12, 14)) < fill
+    logits = torch.from_numpy(
+        np.pad(np.where(inside, 2.0, -3.0), rng.integers(0, 6, (2, 2)), constant_values=-3.0)
+    )
+    tidied, kept = without_islands(replace(_answer(inside), logits=logits[None, None]))
+    parts, count = ndimage.label((logits > 0).numpy())
+    sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+    gone = np.isin(parts, 1 + np.flatnonzero(sizes < ISLAND_SHARE * sizes.max())) if count else parts > 0
+    assert np.array_equal(kept[0, 0].numpy(), ~gone)
+    assert torch.equal(tidied.logits[0, 0], torch.where(torch.from_numpy(gone), -1.0, logits))
 
 
 def test_tiny_and_small_masks_get_windows_of_their_own() -> None:

@@ -46,9 +46,9 @@ from .zoom import (
     boxes_of_answer,
     boxes_of_logits,
     choose_window,
-    kept_parts,
     resample,
     windows_of_small,
+    without_islands,
 )
 
 _LARGEST_BATCH = 4  # prompts; larger ones leave the caches of a CPU, measured 1.1 to 1.3 times slower
@@ -210,11 +210,12 @@ class ImagePredictor:
         whole = [index for index, window in enumerate(windows) if window is None]
         answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
         predictions: dict[int, MaskPrediction] = {}
-        for i, answer in zip(whole, answers, strict=True):
+        for i, found in zip(whole, answers, strict=True):
+            answer, kept = self._tidied(found)
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
                 windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
             if windows[i] is None:
-                predictions[i] = prediction_of(self._finish(answer), own, names=())
+                predictions[i] = prediction_of(self._drawn(answer, kept), own, names=())
         for i, window in enumerate(windows):
             if window is not None:
                 answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=use)
@@ -237,14 +238,16 @@ class ImagePredictor:
         return prediction_of_looks(looks, own, source=source)
 
     def _finish(self, output: MaskOutput) -> MaskOutput:
-        """Return an answer without stray islands and with fine boundaries, where those were left for last."""
-        network = self.model.network
-        if not self.model.config.is_local:
-            return network.finish(output)
-        kept = kept_parts(output.logits)
-        if not bool(kept.all()):
-            output = replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)))
-        return network.finish(output, within=kept)
+        """Return an answer as it is shown."""
+        return self._drawn(*self._tidied(output))
+
+    def _tidied(self, output: MaskOutput) -> tuple[MaskOutput, Tensor | None]:
+        """Return a bundled model's answer without stray islands, and where none were."""
+        return without_islands(output) if self.model.config.is_local else (output, None)
+
+    def _drawn(self, output: MaskOutput, kept: Tensor | None) -> MaskOutput:
+        """Return a tidied answer with fine boundaries, where those were left for last."""
+        return self.model.network.finish(output, within=kept)
 
     def _fine_use(self, fine: bool | None) -> FineUse:
         """Return what becomes of the fine boundaries."""

@@ -6,7 +6,7 @@ the first answer, a small object is looked at once more in a window around it, e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_segany.core.geometry import ResizeMap
-from napari_segany.core.masks import box_of
+from napari_segany.core.masks import box_of, slices_of
 from napari_segany.core.types import Box, FloatArray, Prompt
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
@@ -83,9 +83,7 @@ def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:
     """Return the boxes, in image pixels, of one prompt's masks whose score is near the best one's."""
     ious = output.ious[0]
     near = (ious >= _TRUSTED * ious.max()).nonzero()[:, 0]
-    kept = output.logits[:, near]
-    kept = torch.where(kept_parts(kept), kept, kept.clamp(max=-1.0))
-    return [box for logits in kept[0].cpu().numpy() for box in boxes_of_logits(logits, resize)]
+    return [box for logits in output.logits[0, near].cpu().numpy() for box in boxes_of_logits(logits, resize)]
 
 
 def windows_of_small(prompt: Prompt, output: MaskOutput, resize: ResizeMap) -> list[tuple[list[int], Window]]:
@@ -183,15 +181,26 @@ def resample(
     return torch.where(inside, sampled, torch.full_like(sampled, OUTSIDE_LOGIT))
 
 
+def without_islands(output: MaskOutput) -> tuple[MaskOutput, Tensor]:
+    """Return an answer without small islands, and (B, M, h, w) bool, False where these were."""
+    kept = kept_parts(output.logits)
+    if not bool(kept.all()):
+        output = replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)))
+    return output, kept
+
+
 def kept_parts(logits: Tensor) -> Tensor:
     """Return (B, M, h, w) bool, False on small islands: parts under 0.3 of the largest part of a mask."""
     masks = (logits > 0).cpu().numpy()
     kept = np.ones(masks.shape, dtype=bool)
     for index in np.ndindex(masks.shape[:2]):
-        mask = masks[index]
+        if not masks[index].any():
+            continue
+        around = slices_of(box_of(masks[index]))
+        mask = masks[index][around]
         parts, count = ndimage.label(mask)
         if count > 1:
             sizes = np.bincount(parts.ravel())
             sizes[0] = 0
-            kept[index] = (sizes >= ISLAND_SHARE * sizes.max())[parts] | ~mask
+            kept[index][around] = (sizes >= ISLAND_SHARE * sizes.max())[parts] | ~mask
     return torch.from_numpy(kept).to(logits.device)

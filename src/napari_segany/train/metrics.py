@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_segany.core.errors import DataError
-from napari_segany.core.masks import box_of
+from napari_segany.core.masks import box_of, slices_of
 from napari_segany.core.types import (
     BoolMask,
     Box,
@@ -220,8 +220,7 @@ def boundary_iou(guess: BoolMask, truth: BoolMask, *, distance: int = BOUNDARY) 
     either = guess | truth
     if not either.any():
         return 0.0
-    box = box_of(either)
-    inside = (slice(int(box.row0), int(box.row1)), slice(int(box.col0), int(box.col1)))
+    inside = slices_of(box_of(either))
     ball = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), distance)
     rims = [m & ~ndimage.binary_erosion(m, ball) for m in (guess[inside], truth[inside])]
     return iou_of(rims[0], rims[1])
