@@ -15,9 +15,9 @@ AS_IT_IS, OUTLINED, EXTENDED = range(3)
 """The ways of whole frames; magnified looks, which leave masks as large as they are, have the first two."""
 LEAST = 0.01
 """What must be promised, of the mean of IoU and boundary IoU, for outlines; twice as much for extending, too."""
-_LOOKS = {True: slice(0, EXTENDED), False: slice(EXTENDED, EXTENDED + OUTLINED)}
-GAINS = EXTENDED + OUTLINED
-"""How many gains there are to foretell: two of whole frames, then one of windows."""
+GAINS = 3
+"""How many gains there are to foretell: of the two ways to change masks of whole frames, then of the one of windows."""
+_GAINS_OF = {True: slice(0, 2), False: slice(2, 3)}
 
 
 class WayChoice(nn.Module):
@@ -39,6 +39,6 @@ class WayChoice(nn.Module):
 
     def forward(self, seen: Tensor, *, extends: bool) -> Tensor:
         """Return (B, W) promises of (B, S) looks: W is 3 of whole frames, which `extends` says, and 2 of windows."""
-        gains: Tensor = self.gain(seen)[:, _LOOKS[extends]]
+        gains: Tensor = self.gain(seen)[:, _GAINS_OF[extends]]
         least = LEAST * torch.arange(1, gains.shape[1] + 1, device=gains.device)
         return F.pad(gains - least, (1, 0))

@@ -27,7 +27,7 @@ from napari_segany.predict.image import ImagePredictor, in_view
 from napari_segany.predict.prompts import Encoded, encode_prompt
 
 from .answer_plan import AnswerPlan
-from .clicks import deepest_point, first_click
+from .clicks import any_click
 from .dataset import FIRST_SEED, Annotated, from_scene
 from .losses import pick_loss, true_iou
 from .metrics import whole_mask
@@ -104,10 +104,7 @@ def _drawn(answers: tuple[Tensor, ...], count: int, rng: np.random.Generator) ->
 def answers_of(
     predictor: ImagePredictor, item: Annotated, rng: np.random.Generator, *, most: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield (seen, told, shared, area, true), one row each, of every look at some primary objects of an image.
-
-    Half of the clicks are in the middle of the object, the others anywhere in it.
-    """
+    """Yield (seen, told, shared, area, true), one row each, of every look at some primary objects of an image."""
     chosen = rng.permutation([i for i, thing in enumerate(item.objects) if thing.is_primary])[:most]
     if not len(chosen):
         return
@@ -115,9 +112,7 @@ def answers_of(
     looks_of = _extended if predictor.card.has_fine else _looks
     for index in chosen:
         mask = whole_mask(item.objects[index], item.labels.shape)
-        click = first_click(mask, rng)
-        at = deepest_point(mask) if rng.random() < 0.5 else (click.row, click.col)
-        points = Points(np.array([at], dtype=np.float32), np.array([True]))
+        points = any_click(mask, rng)
         truth = encode_prompt(Prompt(points=points, mask=mask), features)
         for evidence, logits, true in looks_of(predictor, features, points, truth):
             assert true.mask is not None

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from napari_segany.core.errors import EmptyMaskError
 from napari_segany.core.masks import box_of
-from napari_segany.core.types import BoolMask, Box
+from napari_segany.core.types import BoolMask, Box, Points
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,13 @@ def random_point(mask: BoolMask, rng: np.random.Generator) -> tuple[int, int]:
     inside = np.flatnonzero(mask)
     row, col = np.unravel_index(int(inside[rng.integers(len(inside))]), mask.shape)
     return int(row), int(col)
+
+
+def any_click(mask: BoolMask, rng: np.random.Generator) -> Points:
+    """Return a click on an object as answers are collected for: half of them in its middle, the others anywhere."""
+    click = first_click(mask, rng)
+    at = deepest_point(mask) if rng.random() < 0.5 else (click.row, click.col)
+    return Points(np.array([at], dtype=np.float32), np.array([True]))
 
 
 def first_click(mask: BoolMask, rng: np.random.Generator) -> Click:

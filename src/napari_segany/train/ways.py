@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from napari_segany.core.masks import box_of
-from napari_segany.core.types import BoolMask, FeaturesLike, Points, Prompt
+from napari_segany.core.types import BoolMask, FeaturesLike, Prompt
 from napari_segany.models.outline import OutlineHead
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.ways import AS_IT_IS, EXTENDED, OUTLINED, WayChoice
 from napari_segany.predict.image import ImagePredictor
 
-from .clicks import corrective_click, deepest_point, first_click
+from .clicks import any_click, corrective_click
 from .dataset import Annotated
 from .metrics import boundary_iou, iou_of, whole_mask
 
@@ -59,9 +59,7 @@ def _asked(
     predictor: ImagePredictor, features: FeaturesLike, truth: BoolMask, rng: np.random.Generator
 ) -> Iterator[tuple[Prompt, bool]]:
     """Yield a click on an object, its box, and the click that corrects the first answer; and if several are wanted."""
-    click = first_click(truth, rng)
-    at = deepest_point(truth) if rng.random() < 0.5 else (click.row, click.col)
-    points = Points(np.array([at], dtype=np.float32), np.array([True]))
+    points = any_click(truth, rng)
     yield Prompt(points=points), True
     yield Prompt(box=box_of(truth)), False
     answer = predictor.predict(features, Prompt(points=points))
