@@ -117,8 +117,9 @@ def answers_of(
         for evidence, logits, true in looks_of(predictor, features, points, truth):
             assert true.mask is not None
             if (true.mask > 0).any():
-                ious = true_iou(logits, (true.mask[None] > 0).float())
-                yield evidence.seen.half(), evidence.told, evidence.shared, evidence.area, ious
+                ious = true_iou(logits.cpu(), (true.mask[None] > 0).float())
+                told, shared, area = (x.cpu() for x in (evidence.told, evidence.shared, evidence.area))
+                yield evidence.seen.half().cpu(), told, shared, area, ious
 
 
 def _looks(

@@ -113,7 +113,7 @@ def _witnessed(choice: WayChoice) -> Iterator[list[tuple[Tensor, bool]]]:
     looks: list[tuple[Tensor, bool]] = []
 
     def noted(_: WayChoice, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        looks.append((inputs[0].clone().half(), named["extends"]))
+        looks.append((inputs[0].half().cpu(), named["extends"]))
 
     hook = choice.register_forward_pre_hook(noted, with_kwargs=True)
     try:
