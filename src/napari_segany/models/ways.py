@@ -1,8 +1,8 @@
 """In which way an answer is finished: as the base draws it, with its outlines decided anew, or extended before that.
 
-Fine boundaries are for what is thin or branches, and for outlines that a coarse map cannot hold. Elsewhere they can
-only lose: a soft blob has no finer edge than its base drew. What suits an answer is foretold from what its judge saw of
-the best mask before anything was done to it; so an answer that stays as it is costs nothing more.
+Fine boundaries are for what is thin or branches, and for outlines that a coarse map cannot hold. Elsewhere they lose
+nearly as often as they win: a soft blob has no finer edge than its base drew. What suits an answer is foretold from
+what its judge saw of the best mask before anything was done to it; so one that stays as it is costs nothing more.
 """
 
 from __future__ import annotations

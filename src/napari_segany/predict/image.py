@@ -243,7 +243,9 @@ class ImagePredictor:
 
     def _tidied(self, output: MaskOutput) -> tuple[MaskOutput, Tensor | None]:
         """Return a bundled model's answer without stray islands, and where none were."""
-        return without_islands(output) if self.model.config.is_local else (output, None)
+        is_local, logits = self.model.config.is_local, output.logits
+        logits, kept = without_islands(logits) if is_local else (logits, None)
+        return replace(output, logits=logits), kept
 
     def _drawn(self, output: MaskOutput, kept: Tensor | None) -> MaskOutput:
         """Return a tidied answer with fine boundaries, where those were left for last."""

@@ -34,7 +34,7 @@ from .loading import Model
 from .preprocess import check_image, normalise, to_rgb
 from .prompts import DRAWN_LOGIT
 from .window_prompts import around, at_points, by_click, in_places, misses, says_nothing_else
-from .zoom import kept_parts
+from .zoom import without_islands
 
 SIDE = 128
 """Window pixels on the smallest window's side."""
@@ -356,8 +356,7 @@ def _joined(kept: list[CloseKept]) -> CloseKept:
 
 def _without_islands(answer: TrackedFrame) -> TrackedFrame:
     """Return answers without small parts beside the largest."""
-    kept = kept_parts(answer.logits)
-    logits = torch.where(kept, answer.logits, answer.logits.clamp(max=-1.0))
+    logits, _ = without_islands(answer.logits)
     return TrackedFrame(logits, answer.ious, answer.object_scores, answer.pointers)
 
 

@@ -6,7 +6,7 @@ the first answer, a small object is looked at once more in a window around it, e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -181,12 +181,10 @@ def resample(
     return torch.where(inside, sampled, torch.full_like(sampled, OUTSIDE_LOGIT))
 
 
-def without_islands(output: MaskOutput) -> tuple[MaskOutput, Tensor]:
-    """Return an answer without small islands, and (B, M, h, w) bool, False where these were."""
-    kept = kept_parts(output.logits)
-    if not bool(kept.all()):
-        output = replace(output, logits=torch.where(kept, output.logits, output.logits.clamp(max=-1.0)))
-    return output, kept
+def without_islands(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, M, h, w) logits without small islands, and bool of their shape, False where these were."""
+    kept = kept_parts(logits)
+    return (logits if bool(kept.all()) else torch.where(kept, logits, logits.clamp(max=-1.0))), kept
 
 
 def kept_parts(logits: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def random_point(mask: BoolMask, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def any_click(mask: BoolMask, rng: np.random.Generator) -> Points:
-    """Return a click on an object as answers are collected for: half of them in its middle, the others anywhere."""
+    """Return a click on an object as answers are collected for: three of four in its middle, others off its rim."""
     click = first_click(mask, rng)
     at = deepest_point(mask) if rng.random() < 0.5 else (click.row, click.col)
     return Points(np.array([at], dtype=np.float32), np.array([True]))
