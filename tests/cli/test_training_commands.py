@@ -15,7 +15,8 @@ from napari_segany.cli import main
 from napari_segany.models.sam2 import build_sam2
 from napari_segany.predict.loading import load_model
 from napari_segany.train.loop import BEST, CHECKPOINT, StepReport
-from napari_segany.train.recipes import Recipe, recipe_of
+from napari_segany.train.recipes import recipe_of
+from napari_segany.train.stages import Recipe
 
 
 @pytest.fixture(scope="module")

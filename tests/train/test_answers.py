@@ -24,7 +24,7 @@ from napari_segany.train.clicks import deepest_point
 from napari_segany.train.dataset import FIRST_SEED, Annotated, annotate
 from napari_segany.train.loop import Trainer
 from napari_segany.train.metrics import whole_mask
-from napari_segany.train.recipes import Recipe, Stage
+from napari_segany.train.stages import Recipe, Stage
 
 PLAN = AnswerPlan(scenes=2, images=3, objects=(3, 2), size=(96, 96), image_share=0.5)
 

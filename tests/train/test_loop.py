@@ -27,8 +27,8 @@ from napari_segany.train.clip_plan import ClipPlan, WindowPlan
 from napari_segany.train.crops import CropPlan, CropStream
 from napari_segany.train.loop import BEST, CHECKPOINT, Trainer
 from napari_segany.train.nested import NestedPlan
-from napari_segany.train.recipes import Recipe, Stage
 from napari_segany.train.rounds import batch_loss
+from napari_segany.train.stages import Recipe, Stage
 from napari_segany.train.trainable import LowPrecision, Trainable
 
 PLAN = CropPlan(side=64, objects=2, frames=(128, 128))

@@ -17,7 +17,7 @@ from napari_segany.predict.loading import load_model
 from napari_segany.train.answer_plan import AnswerPlan
 from napari_segany.train.dataset import Annotated, annotate, from_scene
 from napari_segany.train.loop import Trainer
-from napari_segany.train.recipes import Recipe, Stage
+from napari_segany.train.stages import Recipe, Stage
 from napari_segany.train.ways import ways_loss, ways_of
 
 

@@ -34,9 +34,9 @@ from .crops import CropPlan, CropStream
 from .dataset import Annotated
 from .following import ClipBatch, FollowedWeights
 from .nested import NestedBatch, NestedPlan, NestedStream
-from .recipes import Recipe, Stage
 from .rounds import batch_loss
 from .semantic import SemanticTrainable
+from .stages import Recipe, Stage
 from .trainable import LowPrecision, Trainable, take_over, take_trunk
 
 _logger = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from .losses import (
     true_iou,
     unsure_places,
 )
-from .recipes import Stage
 from .simulate import CELL, PromptMix, corrected, first_prompts
+from .stages import Stage
 from .trainable import LowPrecision
 
 

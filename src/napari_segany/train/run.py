@@ -29,8 +29,9 @@ from .following import follow_quality
 from .loop import BEST, CHECKPOINT, StepReport, Trainer, predictor_of
 from .metrics import evaluate, validation_scenes
 from .nested_metrics import evaluate_nested, nested_scenes
-from .recipes import Recipe, recipe_of
+from .recipes import recipe_of
 from .scenes import THIN_KINDS
+from .stages import Recipe
 
 _IMAGES, _SCENES, _OBJECTS, _CLICKS_MADE = 24, 18, 8, 5
 _CLIPS = 48
