@@ -18,6 +18,7 @@ from napari_segany.train.clicks import (
     depth,
     first_click,
     noisy_box,
+    spoilt_mask,
 )
 
 DISC = disc_labels((21, 21), radius=7) == 1
@@ -151,3 +152,16 @@ def test_a_coarse_mask_stays_near_the_object() -> None:
         grown += coarse.sum() > mask.sum()
         shrunk += coarse.sum() < mask.sum()
     assert min(grown, shrunk) > 5
+
+
+@given(mask=masks(), seed=st.integers(0, 2**32 - 1))
+def test_a_spoilt_mask_is_a_part_of_it_or_more_and_never_next_to_nothing(mask: np.ndarray, seed: int) -> None:
+    spoilt = spoilt_mask(mask, np.random.default_rng(seed))
+    assert (spoilt & ~mask).sum() == 0 or (mask & ~spoilt).sum() == 0
+    assert spoilt.sum() >= min(6, mask.sum())
+
+
+def test_masks_are_spoilt_in_every_way() -> None:
+    rng = np.random.default_rng(3)
+    areas = np.array([spoilt_mask(DISC, rng).sum() for _ in range(60)]) / DISC.sum()
+    assert (areas < 0.6).any() and ((areas > 0.6) & (areas < 1)).any() and (areas > 1).any()

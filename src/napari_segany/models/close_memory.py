@@ -19,6 +19,7 @@ from .layers import Mlp
 from .mask_decoder import MaskDecoder, MaskOutput
 from .memory import FuserBlock, MemoryConfig, MemoryEncoder, MemoryLayer, axial_rotation, rotation_at
 from .prompt_encoder import PADDING, PromptEncoder
+from .second_opinion import SecondOpinion
 from .time_code import time_code
 
 SPAN = 16
@@ -102,6 +103,7 @@ class CloseMemory(nn.Module):
         self.pointer_time = nn.Linear(width, config.width)
         self.no_pointer = nn.Parameter(0.02 * torch.randn(1, width))
         self.absent = nn.Parameter(0.02 * torch.randn(1, config.width))
+        self.opinion = SecondOpinion(width)
 
     @property
     def n_ages(self) -> int:

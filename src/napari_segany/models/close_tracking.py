@@ -18,8 +18,9 @@ from napari_segany.core.errors import CapabilityError
 from .close_memory import Clicks, CloseMemory, CloseMemoryConfig, CloseRecollection
 from .image_model import ImageFeatures
 from .mask_decoder import MaskOutput
-from .prompt_encoder import POSITIVE
+from .prompt_encoder import BOX_END, BOX_START, POSITIVE
 from .sam2 import Sam2
+from .second_opinion import Heard, ends, middles
 from .tracking import ABSENT, TrackedFrame
 from .windows import Places, carried
 
@@ -104,7 +105,14 @@ class CloseTracking:
 
     def followed(self, seen: Seen, told: CloseRecollection, *, earlier: Tensor) -> TrackedFrame:
         """Answer without a prompt, on what is recalled and on (B, 1, 4h, 4w) earlier logits, zeros for none."""
-        return self.judged(self.asked(seen, told, earlier=earlier))
+        return self.judged(self.traced(seen, told, earlier=earlier))
+
+    def traced(self, seen: Seen, told: CloseRecollection, *, earlier: Tensor) -> MaskOutput:
+        """Return what is said for `followed`, before objects are judged absent."""
+        reminded = self.memory.remind(seen.features.embedding, told)
+        output = self._decoded(seen, reminded, earlier=earlier)
+        recalled = reminded - seen.features.embedding
+        return self.weighed(seen, output, earlier=earlier, recalled=recalled)
 
     def clicked(
         self, seen: Seen, told: CloseRecollection | None, *, earlier: Tensor, clicks: Clicks
@@ -120,12 +128,54 @@ class CloseTracking:
         earlier: Tensor,
         clicks: Clicks | None = None,
     ) -> MaskOutput:
-        """Return what the decoder says for `followed` or `clicked`, before objects are judged absent."""
+        """Return what the decoder says by itself, to clicks or without, before objects are judged absent."""
         embedding = seen.features.embedding
         if told is not None:
             embedding = self.memory.remind(embedding, told)
-        return self.memory.decode(
-            replace(seen.features, embedding=embedding, look=None), earlier, clicks=clicks
+        return self._decoded(seen, embedding, earlier=earlier, clicks=clicks)
+
+    def _decoded(
+        self, seen: Seen, embedding: Tensor, *, earlier: Tensor, clicks: Clicks | None = None
+    ) -> MaskOutput:
+        """Return what the memory's decoder says to windows with (B, C, h, w) embeddings in place of their own."""
+        features = replace(seen.features, embedding=embedding, look=None)
+        return self.memory.decode(features, earlier, clicks=clicks)
+
+    def weighed(self, seen: Seen, output: MaskOutput, *, earlier: Tensor, recalled: Tensor) -> MaskOutput:
+        """Return what `asked` says, weighed against what the image model says there; empty masks stay as they are."""
+        rows = (output.logits > 0).flatten(1).any(1).nonzero()[:, 0]
+        if not len(rows):
+            return output
+        part, own = seen.features.of(rows), output.rows(rows)
+        new = self.memory.opinion(
+            own,
+            self._heard(part, own.logits),
+            fine=part.fine[1],
+            earlier=earlier[rows],
+            recalled=recalled[rows],
+        )
+        scores = output.object_scores
+        assert scores is not None and new.object_scores is not None
+        return replace(
+            output,
+            logits=output.logits.float().index_copy(0, rows, new.logits),
+            ious=output.ious.float().index_copy(0, rows, new.ious),
+            object_scores=scores.float().index_copy(0, rows, new.object_scores),
+        )
+
+    @torch.no_grad()
+    def _heard(self, features: ImageFeatures, logits: Tensor) -> Heard:
+        """Return what the image model answers to clicks in the middle of masks and to their boxes."""
+        inside, cell = logits[:, 0] > 0, self.model.config.stride / 4
+        clicks = (middles(inside) + 0.5) * cell - 0.5
+        boxes = ends(inside) * cell - 0.5
+        labels = torch.tensor([POSITIVE, BOX_START, BOX_END], device=logits.device).expand(len(inside), 3)
+        clicked = self.model.decode_all(features, clicks[:, None], labels[:, :1])
+        boxed = self.model.decode_all(features, boxes, labels[:, 1:]).masks(
+            slice(1)
+        )  # a judge compares all four
+        return Heard(
+            torch.cat((clicked.logits, boxed.logits), dim=1), torch.cat((clicked.ious, boxed.ious), dim=1)
         )
 
     def judged(self, output: MaskOutput, *, clicks: Clicks | None = None) -> TrackedFrame:

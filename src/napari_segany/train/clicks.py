@@ -126,3 +126,26 @@ def coarse_mask(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
     shift = rng.uniform(-0.35, 0.35) * float(distance.max())
     coarse: BoolMask = distance + wobble + shift > 0
     return coarse if (coarse & mask).any() else mask
+
+
+def spoilt_mask(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
+    """Return a mask as it may be after it was followed for long: cut in two, a part of it alone, or too much.
+
+    One of fewer than 12 pixels stays as it is, as does one of which less than 6 would be left.
+    """
+    if np.count_nonzero(mask) < 12:
+        return mask
+    rows, cols = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    row, col = random_point(mask, rng)
+    size = float(np.sqrt(np.count_nonzero(mask)))
+    way = rng.random()
+    if way < 0.45:
+        angle = rng.uniform(0, 2 * np.pi)
+        spoilt = mask & ((rows - row) * np.sin(angle) + (cols - col) * np.cos(angle) > 0)
+    elif way < 0.8:
+        spoilt = mask & (np.hypot(rows - row, cols - col) < size * rng.uniform(0.25, 0.6))
+    else:
+        rim = ndimage.binary_dilation(mask) & ~mask
+        row, col = random_point(rim, rng) if rim.any() else (row, col)
+        spoilt = mask | (np.hypot(rows - row, cols - col) < size * rng.uniform(0.2, 0.6))
+    return spoilt if np.count_nonzero(spoilt) >= 6 else mask

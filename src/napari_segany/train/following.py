@@ -22,7 +22,7 @@ from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.windows import Places
 from napari_segany.predict.preprocess import normalise
 
-from .clicks import coarse_mask
+from .clicks import coarse_mask, spoilt_mask
 from .losses import ABSENT_WEIGHT, DICE_WEIGHT, OBJECT_WEIGHT, dice_loss, focal_loss, true_iou
 from .simulate import CELL, PromptBatch, PromptMix, corrected, first_prompts
 
@@ -62,6 +62,8 @@ class Lesson:
     wrong_share
         Of corrected frames on which such an answer to another click is corrected: what is followed for a few frames
         is seldom as wrong as what is followed for fifty.
+    spoilt_share
+        Of followed masks that are spoilt, for the same reason, before they are remembered and followed further.
     """
 
     is_drawn: bool = False
@@ -71,6 +73,7 @@ class Lesson:
     forget: float = 0.0
     odd_share: float = 0.0
     wrong_share: float = 0.0
+    spoilt_share: float = 0.0
 
     @classmethod
     def of(cls, rng: np.random.Generator, frames: int) -> Lesson:
@@ -83,6 +86,7 @@ class Lesson:
             forget=0.1,
             odd_share=0.2,
             wrong_share=0.5,
+            spoilt_share=0.15,
         )
 
 
@@ -174,6 +178,8 @@ class _Course:
                 answer = yield from self._first(seen, truth)
             else:
                 answer = yield from self._followed(seen, truth, t=t, last=answer)
+            if t not in self.prompted:
+                answer = _spoilt(answer, self.rng, share=self.lesson.spoilt_share)
             shown = self.tracking.drawn(seen, answer) if t in self.prompted else self.tracking.bare(answer)
             self.kept[t] = self.tracking.remember(seen, shown)
 
@@ -210,7 +216,8 @@ class _Course:
         before = self.batch.places(t - 1)
         earlier = self.tracking.earlier(self.tracking.bare(last), source=before, target=seen.places)
         is_told = torch.from_numpy(self.rng.random(len(earlier)) >= self.lesson.forget).to(earlier.device)
-        output = self.tracking.asked(seen, told, earlier=earlier * is_told[:, None, None, None])
+        earlier = earlier * is_told[:, None, None, None]
+        output = self.tracking.traced(seen, told, earlier=earlier)
         was_there = (self.batch.truth(t - 1) > 0.5).flatten(1).any(1)
         found = true_iou(last, self.batch.truth(t - 1))[:, 0]
         share = torch.where(was_there & (found < _LOST), _LOST_SHARE, 1.0)
@@ -340,6 +347,13 @@ def _drawn(truth: Tensor, rng: np.random.Generator, *, coarse: float) -> Tensor:
     binary = _binary(truth, least=False)
     drawn = [coarse_mask(m, rng) if m.any() and rng.random() < coarse else m for m in binary]
     return torch.from_numpy(np.stack(drawn)).to(truth)[:, None] * (2 * HARD) - HARD
+
+
+def _spoilt(logits: Tensor, rng: np.random.Generator, *, share: float) -> Tensor:
+    """Return hard logits, `share` of the masks as what is followed for long may become."""
+    masks = (logits[:, 0] > 0).cpu().numpy()
+    spoilt = [spoilt_mask(mask, rng) if rng.random() < share else mask for mask in masks]
+    return torch.from_numpy(np.stack(spoilt)).to(logits)[:, None] * (2 * HARD) - HARD
 
 
 def _hard(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from napari_segany.core.errors import UnknownModelError
 
 from .answer_plan import AnswerPlan
-from .clip_plan import ClipPlan
+from .clip_plan import ClipPlan, WindowPlan
 from .crops import CropPlan
 from .movies import CLIP_KINDS
 from .nested import NestedPlan
@@ -167,14 +167,33 @@ SAM2_HQ_NANO = Recipe(
     learns=(".fine.",),
 )
 
+_FOLLOWED_OFTENER = (*(2 * ("sheet", "shells")), *(3 * ("tubes", "phase")))
+
 _FOLLOWED = Stage(
     3200,
-    ClipPlan(again=(*(2 * ("sheet", "shells")), *(3 * ("tubes", "phase")))),
+    ClipPlan(again=_FOLLOWED_OFTENER),
     batch=4,
     rate=6e-4,
     last_rate=0.0,
     object_weight=0.5,
     absent_weight=1.2,
+)
+
+_WEIGHED = replace(  # in windows as they are followed in
+    _FOLLOWED,
+    steps=1760,
+    plan=ClipPlan(
+        usual=WindowPlan(128, frames=10, sizes=(36.0, 68.0)),
+        large=WindowPlan(160, frames=8, sizes=(46.0, 72.0)),
+        large_share=0.45,
+        still_share=0.15,
+        moving_share=0.85,
+        strides=(1, 1, 1, 2),
+        again=(*_FOLLOWED_OFTENER, "rods", "cells"),
+    ),
+    rate=2e-3,
+    absent_weight=1.5,
+    learns=(".memory.opinion.",),
 )
 
 SAM2_NANO_MEMORY = Recipe(
@@ -198,6 +217,7 @@ SAM2_NANO_MEMORY = Recipe(
         ),
         replace(_FOLLOWED, kept=0.5),
         replace(_FOLLOWED, steps=1900),  # with a decoder that hands on what it is told
+        _WEIGHED,
     ),
     weight_decay=0.02,
     base="sam2-nano",

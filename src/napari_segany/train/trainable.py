@@ -10,6 +10,7 @@ from napari_segany.models.close_tracking import CloseTracking
 from napari_segany.models.outline import OutlineHead
 from napari_segany.models.registry import spec_of
 from napari_segany.models.sam2 import Sam2
+from napari_segany.models.second_opinion import SecondOpinion
 from napari_segany.models.semantic_sam import SemanticSam
 from napari_segany.models.weights import find_weights, read_weights
 
@@ -60,7 +61,8 @@ class LowPrecision:
 
     Casting the small weights instead of the large activations is what autocast does not do: measured on two cores with
     AMX, a step takes 0.75 of its float32 time this way and 1.0 under autocast. Cast are only parameters whose names
-    begin with `only`.
+    begin with `only`; norms are not, nor second opinions: PyTorch 2.13's gradients of their dilated convolutions, of 24
+    channels in bf16, are not finite on a CPU.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, *, only: str = "") -> None:
@@ -70,7 +72,7 @@ class LowPrecision:
         self.kept = {
             f"{name}.{key}"
             for name, part in module.named_modules()
-            if isinstance(part, nn.BatchNorm2d)
+            if isinstance(part, (nn.BatchNorm2d, SecondOpinion))
             for key, _ in part.named_parameters()
         }
         self.refresh()
