@@ -121,14 +121,9 @@ class CloseTracking:
         return self.judged(self.asked(seen, told, earlier=earlier, clicks=clicks), clicks=clicks)
 
     def asked(
-        self,
-        seen: Seen,
-        told: CloseRecollection | None,
-        *,
-        earlier: Tensor,
-        clicks: Clicks | None = None,
+        self, seen: Seen, told: CloseRecollection | None, *, earlier: Tensor, clicks: Clicks
     ) -> MaskOutput:
-        """Return what the decoder says by itself, to clicks or without, before objects are judged absent."""
+        """Return what is said for `clicked`, before objects are judged absent."""
         embedding = seen.features.embedding
         if told is not None:
             embedding = self.memory.remind(embedding, told)
@@ -142,7 +137,7 @@ class CloseTracking:
         return self.memory.decode(features, earlier, clicks=clicks)
 
     def weighed(self, seen: Seen, output: MaskOutput, *, earlier: Tensor, recalled: Tensor) -> MaskOutput:
-        """Return what `asked` says, weighed against what the image model says there; empty masks stay as they are."""
+        """Return one mask each, weighed against what the image model says there; empty masks stay as they are."""
         rows = (output.logits > 0).flatten(1).any(1).nonzero()[:, 0]
         if not len(rows):
             return output
