@@ -58,6 +58,7 @@ class BlobFollower:
         self.recalled: list[tuple[int, int]] = []
         self.prompts: list[tuple[int, int, Prompt]] = []
         self.windows: list[Window | None] = []
+        self.over_time: list[bool] = []
         self.shapes: list[tuple[int, ...]] = []
 
     @property
@@ -66,6 +67,7 @@ class BlobFollower:
 
     def open(self, frames: FrameSource, *, window: Window | None = None) -> BlobState:
         self.windows.append(window)
+        self.over_time.append(bool(getattr(frames, "over_time", False)))
         return BlobState(frames, window or Window(0, 1))
 
     def prompt(self, state: BlobState, prompt: Prompt, *, frame: int, object_id: int) -> FrameMasks:

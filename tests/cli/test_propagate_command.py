@@ -177,6 +177,7 @@ class TestAxes:
         assert "Z=0: object 1" in said.out and "Z=2: object 2" in said.out
         assert "1 stacks without prompts" in said.out and "stack 2 of 2" in said.err
         assert len(set(follower.windows)) == 1
+        assert follower.over_time == [True, True]
 
     def test_depth_is_the_frame_axis(self, follower: BlobFollower, tmp_path: Path) -> None:
         data, out = self._four().transpose(1, 0, 2, 3), tmp_path / "a.ome.zarr"
@@ -186,6 +187,7 @@ class TestAxes:
         labels = labels_of(out)
         np.testing.assert_array_equal(labels[2] == 2, data[2] == 2000)
         assert not labels[:2].any()
+        assert follower.over_time == [False]
 
     def test_a_file_that_names_no_axes(self, follower: BlobFollower, clicks: Path, tmp_path: Path) -> None:
         path, out = tmp_path / "plain.tif", tmp_path / "a.ome.zarr"

@@ -9,8 +9,10 @@ import torch
 from tests.contracts.shrink import shrunken
 
 from napari_segany.core.errors import CapabilityError
-from napari_segany.models.close_memory import CloseMemoryConfig
+from napari_segany.models.close_memory import Clicks, CloseMemoryConfig
 from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen
+from napari_segany.models.mask_decoder import MaskOutput
+from napari_segany.models.prompt_encoder import NEGATIVE
 from napari_segany.models.sam2 import SAM2, Sam2
 from napari_segany.models.tracking import ABSENT, TrackedFrame, Tracking
 from napari_segany.models.windows import Places
@@ -94,6 +96,27 @@ def test_absent_objects_are_remembered_as_such(tracking: CloseTracking) -> None:
     assert torch.equal(nothing.pointers, tracking.memory.no_pointer)
     earlier = tracking.earlier(nothing, source=view.places, target=view.places)
     assert (earlier == 0).all()  # which says nothing, rather than "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("score", "iou", "is_there"),
+    [(0.5, 0.2, True), (-0.5, 0.8, True), (-0.5, 0.5, False), (-2.0, 0.9, False)],
+)
+@torch.no_grad()
+def test_a_doubted_object_stays_while_its_mask_fits_unless_a_person_says_no(
+    tracking: CloseTracking, score: float, iou: float, is_there: bool
+) -> None:
+    output = MaskOutput(
+        torch.ones(1, 1, 16, 16),
+        torch.tensor([[iou]]),
+        torch.tensor([[score]]),
+        torch.zeros(1, 1, tracking.model.config.width),
+    )
+    answer = tracking.judged(output)
+    assert bool(answer.is_present) == is_there == bool((answer.logits > 0).any())
+    assert torch.equal(answer.ious, output.ious)
+    no = Clicks(torch.zeros(1, 1, 2), torch.tensor([[NEGATIVE]]))
+    assert bool(tracking.judged(output, clicks=no).is_present) == (score > 0)
 
 
 def test_the_image_model_is_not_touched() -> None:

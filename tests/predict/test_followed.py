@@ -161,7 +161,33 @@ def test_only_sure_frames_are_remembered_and_none_from_too_far() -> None:
     for frame in range(1, N):
         seen(one, frame, col=frame, score=0.9 if frame % 3 == 0 else 0.4)
     answer(one, 11, origin=0)
-    assert one.sure(11, origin=0, step=1, least=0.5, most=2) == [9, 6]
-    assert one.sure(11, origin=0, step=1, least=0.3, most=3) == [10, 9, 8]
-    assert one.sure(11, origin=0, step=1, least=0.95, most=2) == []
-    assert one.sure(11, origin=0, step=1, least=0.5, most=1) == [9]  # 7 to 10 are looked at
+    assert one.chosen(11, origin=0, step=1, least=0.5, most=2) == [9, 6]
+    assert one.chosen(11, origin=0, step=1, least=0.3, most=3) == [10, 9, 8]
+    assert one.chosen(11, origin=0, step=1, least=0.95, most=2) == []
+    assert one.chosen(11, origin=0, step=1, least=0.5, most=1) == [9]  # 7 to 10 are looked at
+    assert one.chosen(11, origin=0, step=1, least=None, most=3) == [10, 9, 8]
+
+
+@given(
+    found=st.lists(st.booleans(), min_size=1, max_size=N - 1),
+    most=st.integers(0, 4),
+    step=st.sampled_from((1, -1)),
+)
+def test_what_was_missed_counts_back_to_the_last_mask_and_not_further_than_asked(
+    found: list[bool], most: int, step: int
+) -> None:
+    one = Followed()
+    for away, is_found in enumerate([True, *found]):
+        if is_found:
+            seen(one, 20 + away * step, col=2)
+        else:
+            answer(one, 20 + away * step, origin=20)
+    at_end = [True, *found][::-1].index(True)
+    frame = 20 + (len(found) + 1) * step
+    assert one.missed(frame, origin=20, step=step, most=most) == (at_end if at_end <= most else 0)
+
+
+def test_nothing_is_missed_of_what_a_person_said_is_not_there() -> None:
+    one = prompted(0)  # an empty mask
+    answer(one, 1, origin=0)
+    assert one.missed(2, origin=0, step=1, most=4) == 0

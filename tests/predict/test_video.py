@@ -16,7 +16,7 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.types import Box, FrameMasks, ModelCard, Points, Prompt, VideoPredictorLike
 from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.sam2 import SAM2, Sam2
-from napari_segany.predict.follower import Ask, Found, Reminder
+from napari_segany.predict.follower import Ask, Found, Reminder, emptied
 from napari_segany.predict.loading import Model, _prepare
 from napari_segany.predict.precision import place
 from napari_segany.predict.video import VideoPredictor
@@ -356,6 +356,55 @@ def test_models_without_a_memory_are_refused() -> None:
         network = Sam2(replace(network.config, memory=None))
     with pytest.raises(CapabilityError, match="has no memory"):
         VideoPredictor(Model(ModelCard("still", "0" * 64), network, placement))
+
+
+@pytest.mark.parametrize("over_time", [False, True])
+@pytest.mark.parametrize("absent", [range(3, 4), range(3, 7), range(3, 11)])
+@pytest.mark.parametrize("row", ROWS)
+def test_what_is_gone_from_a_movie_is_looked_for_as_if_it_were_the_frame_after_the_last(
+    movie: np.ndarray, monkeypatch: pytest.MonkeyPatch, row: str, absent: range, over_time: bool
+) -> None:
+    """By what follows in windows, while there is patience; not in z-stacks, and not by what remembers whole frames."""
+    predictor = predictor_of(row, patience=5)
+    state = predictor.open(movie, over_time=over_time)
+    predictor.prompt(state, Prompt(box=Box(20, 20, 50, 45)), frame=0, object_id=1)
+    follow, asked = state.follower.follow, {}
+
+    def lost(look: object, asks: Sequence[Ask]) -> list[Found]:
+        frame = max(state.objects[1].answers) + 1
+        (asked[frame],) = asks
+        (found,) = follow(look, asks)
+        return [Found(emptied(found.drawn), found.seen)] if frame in absent else [found]
+
+    monkeypatch.setattr(state.follower, "follow", lost)
+    monkeypatch.setattr("napari_segany.predict.window_follower._FOUND_AGAIN", 0.0)
+    told = run(predictor, state, range(N_FRAMES))
+    assert len(told) == (N_FRAMES if len(absent) < 5 else absent.start + 5)
+    assert [t for t in told if not told[t].masks.any()] == [t for t in told if t in absent]
+    looks_again = over_time and row == "sam2-nano"
+    for frame in range(1, len(told)):
+        missed = frame - absent.start if frame - 1 in absent else 0
+        is_repeated = looks_again and missed > 0
+        assert asked[frame].is_repeated == is_repeated
+        before = absent.start - 1 if is_repeated else frame - 1
+        assert np.array_equal(asked[frame].mask, told[before].masks[0])
+        if is_repeated:  # reminded of the same, although more frames have passed than are kept
+            first = asked[absent.start]
+            assert [age for age, _ in first.memories] == [age for age, _ in asked[frame].memories]
+            assert asked[frame].extent == first.extent
+            for (_, then), (_, now) in zip(first.memories, asked[frame].memories, strict=True):
+                assert then is now
+
+
+def test_frames_may_say_themselves_whether_they_are_times(movie: np.ndarray) -> None:
+    class Times(list[np.ndarray]):
+        over_time = True
+
+    predictor = predictor_of("sam2-nano")
+    assert predictor.open(Times(movie)).repeats == predictor.options.patience
+    assert predictor.open(Times(movie), over_time=False).repeats == 0
+    assert predictor.open(movie).repeats == 0
+    assert predictor_of("sam2-nano", patience=None).open(movie, over_time=True).repeats == N_FRAMES
 
 
 def test_hard_scenes_are_followed_on_sure_frames_alone(

@@ -16,6 +16,7 @@ from napari_segany.models.close_tracking import CloseTracking, Seen
 from napari_segany.models.sam2 import SAM2, Sam2
 from napari_segany.models.tracking import TrackedFrame
 from napari_segany.predict.features import Features
+from napari_segany.predict.follower import Ask, resolved
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import Model, _prepare
 from napari_segany.predict.precision import place
@@ -191,6 +192,28 @@ def test_corrections_are_answered_on_what_is_remembered(model: Model, movie: np.
     predictor.prompt(state, clicks((40, 50)), frame=3, object_id=1)
     assert heard
     assert all(is_reminded for _, _, is_reminded in heard)
+
+
+@pytest.mark.parametrize("iou", [0.3, 0.7])
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_what_was_missing_comes_back_only_with_a_good_mask(
+    model: Model, movie: np.ndarray, monkeypatch: pytest.MonkeyPatch, iou: float, is_repeated: bool
+) -> None:
+    def found(
+        self: CloseTracking, seen: Seen, told: CloseRecollection, *, earlier: torch.Tensor
+    ) -> TrackedFrame:
+        score = torch.full((len(earlier), 1), iou)
+        return TrackedFrame(earlier, score, torch.ones_like(score), self.memory.no_pointer)
+
+    monkeypatch.setattr(CloseTracking, "followed", found)
+    follower = WindowFollower(model, window=Window(0, 255))
+    look = follower.look(movie[1])
+    memory = follower.adopt(follower.look(movie[0]), square())
+    ask = Ask(((0, memory),), (), square(), Box(30, 40, 60, 60), is_repeated=is_repeated)
+    drawn = [one.drawn for one in follower.follow(look, [ask, replace(ask, is_repeated=False)])]
+    assert ((drawn[0].logits > 0).any(), drawn[0].score > 0) == (2 * (not is_repeated or iou > 0.5,))
+    assert drawn[1].score == pytest.approx(iou)
+    assert resolved(drawn[1:], SHAPE)[0].sum() > 400
 
 
 @pytest.mark.parametrize(

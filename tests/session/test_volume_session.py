@@ -269,6 +269,15 @@ def test_hand_edits_take_their_place_in_the_line(session: VolumeSession, labels:
     assert not labels.array.any()
 
 
+@pytest.mark.parametrize("over_time", [False, True])
+def test_the_predictor_hears_whether_frames_are_times(
+    source: ArraySource, predictor: FakeVideo, labels: ArrayLabels, over_time: bool
+) -> None:
+    session = VolumeSession(source, predictor, sink=labels, over_time=over_time)
+    session.set_box(0, ONE)
+    assert predictor.over_time == [over_time]
+
+
 def test_any_axis_may_count_the_frames(predictor: FakeVideo) -> None:
     image = np.random.default_rng(0).normal(size=(3, 5, 20, 30))
     labels = ArrayLabels(np.zeros(image.shape, dtype=np.uint32))

@@ -63,12 +63,14 @@ class FakeVideo:
         self.card = ModelCard(name, "0" * 64)
         self.before_frame = before_frame
         self.opened = 0
+        self.over_time: list[bool] = []
         self.recalled: list[tuple[int, int]] = []
         self.prompted: list[tuple[int, int]] = []
         self.followed: list[tuple[int, int]] = []
 
     def open(self, frames: FrameSource, *, window: Window | None = None) -> FakeState:
         self.opened += 1
+        self.over_time.append(bool(getattr(frames, "over_time", False)))
         return FakeState(frames, window or Window(0, 1))
 
     def mask(self, state: FakeState, object_id: int, frame: int) -> np.ndarray:

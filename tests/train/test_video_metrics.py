@@ -11,6 +11,7 @@ import pytest
 from napari_segany.core.errors import DataError
 from napari_segany.core.intensity import Window
 from napari_segany.core.types import BoolMask, FrameMasks, FrameSource, ModelCard, Prompt, VideoPredictorLike
+from napari_segany.predict.video import VideoPredictor
 from napari_segany.train.movies import MOVIE_KINDS, Clip
 from napari_segany.train.video_metrics import evaluate_video, targets_of, validation_clips
 from napari_segany.train.video_results import Followed, drift, summary
@@ -133,6 +134,19 @@ def half(mask: BoolMask, away: int) -> tuple[BoolMask, float]:
 
 def test_fake_is_a_video_predictor() -> None:
     assert isinstance(Knowing([]), VideoPredictorLike)
+
+
+def test_our_predictor_hears_whether_frames_are_times() -> None:
+    heard = []
+
+    class Ours(Knowing, VideoPredictor):
+        def open(self, frames: FrameSource, *, over_time: bool | None = None) -> State:  # type: ignore[override]
+            heard.append(over_time)
+            return super().open(frames)
+
+    clips = [clip_of([{1: BOX}, {1: BOX}], axis=axis) for axis in "tz"]
+    evaluate_video(Ours(clips), clips)
+    assert heard == [True, False]
 
 
 def test_the_truth_is_perfect() -> None:

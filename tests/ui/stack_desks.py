@@ -48,8 +48,10 @@ class FakeVideoPredictor:
         self.card = ModelCard(name, "0" * 64)
         self.before_frame = before_frame
         self.worked_out: list[int] = []
+        self.over_time: list[bool] = []
 
     def open(self, frames: FrameSource, *, window: Window | None = None) -> FakeState:
+        self.over_time.append(bool(getattr(frames, "over_time", False)))
         return FakeState(frames, np.shape(frames[0])[:2], window or Window(0, 1))
 
     def prompt(self, state: FakeState, prompt: Prompt, *, frame: int, object_id: int) -> FrameMasks:

@@ -39,6 +39,19 @@ def desk(make_napari_viewer, qtbot, stack):
     desk.leave()
 
 
+@pytest.mark.parametrize(("axis_labels", "over_time"), [("tyx", True), ("zyx", False), (None, False)])
+def test_what_is_gone_comes_back_only_in_time(
+    make_napari_viewer, qtbot, stack, axis_labels, over_time
+) -> None:
+    placed = {} if axis_labels is None else {"axis_labels": axis_labels}
+    desk = open_stack(make_napari_viewer, qtbot, FakeVideoPredictor(), stack, **placed)
+    desk.start()
+    desk.hand.click(40, 40)
+    desk.settle()
+    assert desk.predictor.over_time == [over_time]
+    desk.leave()
+
+
 def test_click_follow_correct_follow_undo_both_save_reopen(desk, tmp_path) -> None:
     running = desk.start()
     desk.go_to(31)

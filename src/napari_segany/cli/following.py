@@ -136,6 +136,7 @@ def follow(
             sink=store,
             axis=stack.planes.calibration.axes.index(stack.along),
             at=tuple(index for _, index in stack.at),
+            over_time=stack.along == "T",
             versions={"napari-segany": __version__},
         )
         errors: list[Exception] = []

@@ -30,6 +30,11 @@ MEMORY_CELL = 16
 SURE = 10.0
 """Object score where a person said that the object is there, or not."""
 
+_DOUBT, _FITTING = -1.0, 0.7
+"""Down to this object score, a mask of at least this predicted IoU is not thrown away."""
+
+_LEAST_SCORE = 1e-3  # object score of what is there
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
@@ -174,10 +179,16 @@ class CloseTracking:
         )
 
     def judged(self, output: MaskOutput, *, clicks: Clicks | None = None) -> TrackedFrame:
-        """Return an answer of `asked` with absent objects emptied; what a person clicked on or boxed is there."""
+        """Return an answer with absent objects emptied; what a person clicked on or boxed is there.
+
+        Of what was followed, a doubted object whose mask seems to fit is there, too: once gone, it would stay so.
+        """
         scores = output.object_scores
         assert scores is not None
-        if clicks is not None:
+        if clicks is None:
+            is_kept = (scores > _DOUBT) & (output.ious[:, :1] >= _FITTING)
+            scores = torch.where(is_kept, scores.clamp(min=_LEAST_SCORE), scores)
+        else:
             is_said = (clicks.labels >= POSITIVE).any(dim=1, keepdim=True)
             scores = torch.where(is_said, SURE, scores)
         return self._judged(output, scores=scores)

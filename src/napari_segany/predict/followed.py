@@ -168,10 +168,22 @@ class Followed:
         ]
         return Box(last.row0 + moved[0], last.col0 + moved[1], last.row1 + moved[0], last.col1 + moved[1])
 
-    def sure(self, frame: int, *, origin: int, step: int, least: float, most: int) -> list[int]:
-        """Return up to `most` passed frames with a score of at least `least`, the last one first."""
-        passed = islice(self.chain(frame, origin=origin, step=step), FARTHEST * most)
-        known = ((t, self.answers.get(t)) for t in passed)
+    def missed(self, frame: int, *, origin: int, step: int, most: int) -> int:
+        """Return on how many frames just passed the object was not found, after one that shows it; 0 beyond `most`."""
+        for count, t in enumerate(range(frame - step, origin - step, -step)):
+            answer = self.answers.get(t)
+            if answer is None or count > most:
+                return 0
+            if answer.mask.box is not None:
+                return count
+        return 0
+
+    def chosen(self, frame: int, *, origin: int, step: int, least: float | None, most: int) -> list[int]:
+        """Return up to `most` passed frames, the last one first, with a score of at least `least` where one is set."""
+        passed = self.chain(frame, origin=origin, step=step)
+        if least is None:
+            return [t for t in islice(passed, most) if t in self.answers]
+        known = ((t, self.answers.get(t)) for t in islice(passed, FARTHEST * most))
         return [t for t, answer in known if answer is not None and answer.score >= least][:most]
 
     def trim(self, frame: int, *, spatial: int, pointers: int, prompted: int) -> None:

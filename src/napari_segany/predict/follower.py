@@ -53,12 +53,15 @@ class Ask:
         What was found on the frame just passed; empty where the object was absent.
     extent
         Where it was seen last; None if it never was.
+    is_repeated
+        Whether frames just passed are left out, as the object was not found there: `mask` is from one before.
     """
 
     memories: tuple[tuple[int, Memory], ...]
     pointers: tuple[tuple[int, Memory], ...]
     mask: BoolMask
     extent: Box | None
+    is_repeated: bool = False
 
 
 Reminder: TypeAlias = Callable[[], Ask | None]
@@ -79,6 +82,10 @@ class Follower(Protocol):
     @property
     def pointers(self) -> int:
         """From how many passed frames pointers are taken, beside prompted ones."""
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether what is gone can be looked for as it was seen last, or is remembered as gone."""
 
     def look(self, image: AnyArray) -> object:
         """Return what all objects of one frame need of it."""
@@ -134,6 +141,11 @@ def whole(mask: BoolMask, *, score: float) -> Drawn:
     region = (slice(0, mask.shape[0]), slice(0, mask.shape[1]))
     logits = np.where(mask, np.float32(DRAWN_LOGIT), np.float32(-DRAWN_LOGIT))
     return Drawn(region, logits, score if mask.any() else min(score, ABSENT_SCORE))
+
+
+def emptied(drawn: Drawn) -> Drawn:
+    """Return an answer that shows nothing in place of another."""
+    return Drawn(drawn.region, np.minimum(drawn.logits, -DRAWN_LOGIT), min(drawn.score, ABSENT_SCORE))
 
 
 def resolved(drawn: Sequence[Drawn], shape: tuple[int, int]) -> NDArray[np.bool_]:

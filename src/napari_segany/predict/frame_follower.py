@@ -91,6 +91,11 @@ class FrameFollower:
         """From how many frames pointers are taken."""
         return self._config.pointers - 1
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether what is gone is looked for as it was seen last: it is remembered as gone, as published."""
+        return False
+
     def look(self, image: AnyArray) -> EncodedFrame:
         """Return the raw features of a frame."""
         image = check_image(image)

@@ -5,7 +5,8 @@ Paper: Ravi et al. 2024, section 4. What is worked out anew, and when to stop:
 - Each frame belongs to the prompted frame nearest to it, and is followed from there.
 - A prompt on a frame that was answered before makes the frames nearer to it than to any other prompt stale; following
   stops as soon as `_AGREEING` frames in a row come out as they were, and the rest is settled.
-- An object that was absent for `patience` frames in a row is not sought any further in that direction.
+- An object that was absent for `patience` frames in a row is not sought any further in that direction. Until then, what
+  is gone from a movie is looked for as it was seen last, by followers that can.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.masks import mask_iou
 from napari_segany.core.types import (
     BoolMask,
-    Box,
     FrameMasks,
     FrameSource,
     ModelCard,
@@ -34,11 +33,11 @@ from napari_segany.core.types import (
 from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.sam2 import Sam2
 
+from .asks import ask_to_answer, ask_to_follow, memories_kept
 from .followed import FARTHEST, Answer, Followed, Memory, PackedMask
-from .follower import Ask, Drawn, Follower, Found, resolved, whole
+from .follower import Drawn, Follower, Found, resolved, whole
 from .frame_follower import FrameFollower
 from .loading import Model
-from .recall import RecallRules, recall
 from .video_state import ArrayFrames, FollowOptions, VideoState, sampled_window
 from .window_follower import WindowFollower
 
@@ -68,7 +67,12 @@ class VideoPredictor:
         return self.model.card
 
     def open(
-        self, frames: FrameSource, *, window: Window | None = None, memory: int | None = None
+        self,
+        frames: FrameSource,
+        *,
+        window: Window | None = None,
+        memory: int | None = None,
+        over_time: bool | None = None,
     ) -> VideoState:
         """Open a stack.
 
@@ -81,6 +85,9 @@ class VideoPredictor:
             Raw values that become black and white on every frame; sampled from frames over the stack where None.
         memory
             As in `FollowOptions`, in place of it.
+        over_time
+            Whether frames are times, so that what is gone may come back. In a z-stack it has ended, and what lies
+            behind it is another. None for what `frames.over_time` says, and no where there is none.
 
         Raises
         ------
@@ -98,7 +105,9 @@ class VideoPredictor:
         shape = np.asarray(frames[0]).shape[:2]
         if len(shape) != 2 or 0 in shape:
             raise ImageError(f"a frame must be (H, W) or (H, W, C) with at least one pixel, got {shape}")
-        return VideoState(frames, window, (shape[0], shape[1]), options, self._follower(window))
+        if over_time is None:
+            over_time = bool(getattr(frames, "over_time", False))
+        return VideoState(frames, window, (shape[0], shape[1]), options, self._follower(window), over_time)
 
     @torch.inference_mode()
     def prompt(self, state: VideoStateLike, prompt: Prompt, *, frame: int, object_id: int) -> FrameMasks:
@@ -120,7 +129,7 @@ class VideoPredictor:
             earlier = one.answers[frame].mask
         found = own.follower.prompt(
             own.look(frame), prompt, earlier=None if earlier is None else earlier.unpack(),
-            reminded=partial(self._reminded, own, one, frame),
+            reminded=partial(ask_to_answer, own, one, frame),
         )  # fmt: skip
         if frame in one.prompts:
             one.forget_answers_of(frame)
@@ -202,7 +211,7 @@ class VideoPredictor:
         found: dict[int, Found] = {}
         known = [n for n in due if _is_answered(state.objects[n], frame)]
         asked = [n for n in due if frame not in state.objects[n].prompts]
-        asks = [self._ask(state, state.objects[n], frame, step=step) for n in asked]
+        asks = [ask_to_follow(state, state.objects[n], frame, step=step) for n in asked]
         found.update(zip(asked, state.follower.follow(look, asks) if asks else [], strict=True))
         state.steps += len(asked)
         for number in set(due) - set(asked) - set(known):
@@ -210,7 +219,7 @@ class VideoPredictor:
             earlier = one.corrected.get(frame)
             found[number] = state.follower.prompt(
                 look, one.prompts[frame], earlier=None if earlier is None else earlier.unpack(),
-                reminded=partial(self._reminded, state, one, frame),
+                reminded=partial(ask_to_answer, state, one, frame),
             )  # fmt: skip
         drawn = [found[n].drawn if n in found else _as_answered(state.objects[n], frame) for n in due]
         masks = resolved(drawn, state.frame_shape)
@@ -226,68 +235,9 @@ class VideoPredictor:
                 one, frame, was, mask, step=step, agreeing=agreeing, number=number, end=state.n_frames
             )
             far = FARTHEST if state.options.least_score is not None else 1
-            one.trim(frame, spatial=far * self._queue(state), pointers=state.follower.pointers, prompted=8)
+            spatial = far * memories_kept(state) + state.repeats
+            one.trim(frame, spatial=spatial, pointers=state.follower.pointers, prompted=8)
         return _masks(frame, due, masks, drawn)
-
-    def _reminded(self, state: VideoState, one: Followed, frame: int) -> Ask | None:
-        """Return what a prompt's answer is reminded of, as if its frame were followed to; None if nothing is known."""
-        prompted = one.prompts.keys() - {frame}
-        if not prompted:
-            return None
-        nearest = min(prompted, key=lambda p: (abs(p - frame), p))
-        return self._ask(state, one, frame, step=1 if nearest < frame else -1, is_followed=False)
-
-    def _ask(
-        self, state: VideoState, one: Followed, frame: int, *, step: int, is_followed: bool = True
-    ) -> Ask:
-        """Return what an object's next step is reminded of; memories that were let go of are made again.
-
-        A prompt's answer may be reminded of other prompts alone.
-        """
-        origin = one.source(frame, step=step)
-        assert origin is not None or not is_followed
-        most = max(self._queue(state), state.follower.pointers)
-        passed: set[int] = set()
-        if origin is not None:
-            passed = set(islice(one.chain(frame, origin=origin, step=step), most)) & one.answers.keys()
-        recalled = recall(
-            frame, sorted(one.prompts.keys() - {frame}), passed=passed, n_frames=state.n_frames,
-            rules=RecallRules(
-                self._queue(state) + 1, state.follower.pointers + 1, prompted=state.options.prompted
-            ),
-            is_reverse=step < 0,
-        )  # fmt: skip
-        kept = recalled.memories
-        least = state.options.least_score
-        if least is not None and origin is not None:
-            sure = one.sure(frame, origin=origin, step=step, least=least, most=self._queue(state))
-            kept = tuple((t, age) for t, age in kept if age == 0)
-            kept += tuple((t, age) for age, t in reversed(list(enumerate(sure, start=1))))
-        memories = tuple((age, self._memory(state, one, t)) for t, age in kept)
-        pointers = tuple(
-            (far, one.memories.get(t) or self._memory(state, one, t)) for t, far in recalled.pointers
-        )
-        if origin is None:
-            return Ask(memories, pointers, np.zeros(state.frame_shape, dtype=bool), None)
-        last = one.answers[frame - step].mask.unpack()
-        return Ask(memories, pointers, last, _extent(one, frame, origin, step=step, options=state.options))
-
-    def _memory(self, state: VideoState, one: Followed, frame: int) -> Memory:
-        """Return the whole memory of a frame, made again from its mask where it was let go of."""
-        memory = one.memories.get(frame)
-        if memory is None or not memory.is_whole:
-            answer = one.answers[frame]
-            extent = None
-            if frame not in one.prompts and answer.origin is not None:
-                step = 1 if frame > answer.origin else -1
-                extent = _extent(one, frame, answer.origin, step=step, options=state.options)
-            memory = state.follower.adopt(state.look(frame), answer.mask.unpack(), extent=extent)
-            one.memories[frame] = memory
-        return memory
-
-    def _queue(self, state: VideoState) -> int:
-        """Return how many passed frames are remembered."""
-        return min(state.options.memory or state.follower.queue, state.follower.queue)
 
     def _is_lost(self, state: VideoState, number: int, frame: int, *, step: int) -> bool:
         """Return whether an object was absent for so long that it is not sought any more."""
@@ -303,13 +253,6 @@ class VideoPredictor:
         if isinstance(network, Sam2) and isinstance(network.config.memory, CloseMemoryConfig):
             return WindowFollower(self.model, window=window)
         return FrameFollower(self.model, window=window)
-
-
-def _extent(one: Followed, frame: int, origin: int, *, step: int, options: FollowOptions) -> Box | None:
-    """Return where an object is looked for on a frame that is followed from `origin`."""
-    if options.foresees:
-        return one.expected(frame, origin=origin, step=step)
-    return one.extent(frame - step, origin=origin, step=step)
 
 
 def _is_answered(one: Followed, frame: int) -> bool:

@@ -79,6 +79,8 @@ class VideoState:
 
     Attributes
     ----------
+    over_time
+        Whether frames are times and not planes.
     steps
         How many object-frames were worked out without a prompt, ever: what a correction costs.
     """
@@ -88,6 +90,7 @@ class VideoState:
     frame_shape: tuple[int, int]
     options: FollowOptions
     follower: Follower
+    over_time: bool = False
     objects: dict[int, Followed] = field(default_factory=dict)
     looks: OrderedDict[int, object] = field(default_factory=OrderedDict)
     steps: int = 0
@@ -101,6 +104,13 @@ class VideoState:
     def object_ids(self) -> tuple[int, ...]:
         """Objects with a prompt, in the order they came."""
         return tuple(number for number, one in self.objects.items() if one.prompts)
+
+    @property
+    def repeats(self) -> int:
+        """On how many frames after it was seen last an object is looked for as on the first of them."""
+        if not (self.over_time and self.follower.looks_again):
+            return 0
+        return self.n_frames if self.options.patience is None else self.options.patience
 
     def prompted(self, object_id: int) -> tuple[int, ...]:
         """Return the frames on which an object has a prompt, in order."""

@@ -28,7 +28,7 @@ from napari_segany.models.windows import LARGEST_SCALE, Places, corner_around, c
 
 from .features import Features
 from .followed import Memory
-from .follower import Ask, Drawn, Found, Reminder, at_pixels, nothing, resolved, score_of, whole
+from .follower import Ask, Drawn, Found, Reminder, at_pixels, emptied, nothing, resolved, score_of, whole
 from .image import ImagePredictor
 from .loading import Model
 from .preprocess import check_image, normalise, to_rgb
@@ -47,6 +47,7 @@ _STEPS = 2  # scales for each doubling
 _BATCH = 16
 _TRUST = 0.05  # by how much better a correction's answer must be to lead away from the mask that it corrects
 _MOST_LOOKS, _SETTLED = 4, 0.98  # how often a prompted object is looked at in its window; IoU that is enough
+_FOUND_AGAIN = 0.6  # predicted IoU that an object needs to come back
 _PLAIN = 0.8  # predicted IoU from which on the answer on the image alone is good enough
 
 
@@ -98,6 +99,11 @@ class WindowFollower:
     def pointers(self) -> int:
         """From how many passed frames pointers are taken: from prompted ones only."""
         return 0
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether what is gone is looked for as it was seen last: once remembered as gone, it would not be found."""
+        return True
 
     def look(self, image: AnyArray) -> FrameLook:
         """Return a frame in 0..1."""
@@ -258,9 +264,11 @@ class WindowFollower:
             [self._logits(ask.mask, row) * bool(ask.mask.any()) for ask, row in zip(asks, rows, strict=True)]
         )
         answer = _without_islands(self._tracking.followed(seen, told, earlier=earlier))
-        return [
-            Found(self._drawn(look, answer.row(i), row.places, frames[i]), row) for i, row in enumerate(rows)
-        ]
+        drawn = [self._drawn(look, answer.row(i), row.places, frames[i]) for i, row in enumerate(rows)]
+        for i, ask in enumerate(asks):
+            if ask.is_repeated and drawn[i].score < _FOUND_AGAIN:
+                drawn[i] = emptied(drawn[i])
+        return list(map(Found, drawn, rows))
 
     def _recollection(self, places: Places, asks: list[Ask]) -> CloseRecollection:
         """Return what some objects are reminded of, memories of one kind each."""

@@ -23,11 +23,14 @@ class StackFrames:
         Which leading axis counts the frames.
     at
         Indices on the other leading axes, in their order.
+    over_time
+        Whether frames are times and not planes: what is gone from a movie may come back.
     """
 
     source: PlaneSource
     axis: int = 0
     at: PlaneIndex = ()
+    over_time: bool = False
 
     def __post_init__(self) -> None:
         lead = self.source.shape[:-2]

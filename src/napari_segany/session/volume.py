@@ -41,6 +41,8 @@ class VolumeSession(ObjectsSession):
         Which leading axis of the source counts the frames.
     at
         Indices on the other leading axes, in their order; all 0 if None.
+    over_time
+        Whether frames are times and not planes: what is gone from a movie may come back.
     worker
         A `LatestWorker` in a window; without one, each call runs to its end.
     versions
@@ -62,6 +64,7 @@ class VolumeSession(ObjectsSession):
         sink: LabelSink,
         axis: int = 0,
         at: PlaneIndex | None = None,
+        over_time: bool = False,
         worker: Worker | None = None,
         versions: Mapping[str, str] | None = None,
         doubts: DoubtRule | None = None,
@@ -69,7 +72,7 @@ class VolumeSession(ObjectsSession):
         if tuple(source.shape) != tuple(sink.shape):
             raise PromptError(f"{source.name} has planes of {source.shape} but the labels have {sink.shape}")
         others = (0,) * (len(source.shape) - 3) if at is None else tuple(int(i) for i in at)
-        frames = StackFrames(source, axis, others)
+        frames = StackFrames(source, axis, others, over_time)
         load = (lambda: predictor) if isinstance(predictor, VideoPredictorLike) else predictor
         super().__init__(
             frames, load, sink=sink, worker=worker or InlineWorker(), versions=versions or {}, doubts=doubts

@@ -48,6 +48,7 @@ class StackChoicePanel(ChoicePanel):
             self.channel,
             self.labels.layer,
             axis=self._axes[place].place,
+            over_time=self._axes[place].letter == "T",
             follows_slider=self.follows.isChecked(),
         )
 

@@ -54,11 +54,14 @@ class StackChoice(Choice):
     ----------
     axis
         What counts the frames, a place among the leading axes of the grid.
+    over_time
+        Whether frames are times.
     follows_slider
         Whether another position on the other leading axes is a stack of its own.
     """
 
     axis: int = 0
+    over_time: bool = False
     follows_slider: bool = True
 
 
@@ -155,6 +158,7 @@ class _Opening:
             sink=self.target.sink,
             axis=self.choice.axis,
             at=at,
+            over_time=self.choice.over_time,
             worker=LatestWorker(post=self.post.post, name=f"segany-{image.name}"),
             versions=installed_versions(),
         )
