@@ -243,6 +243,22 @@ def test_doubts(session: VolumeSession) -> None:
         DoubtRule(max_jump=1)
 
 
+@pytest.mark.parametrize(
+    ("scores", "doubtful"),
+    [
+        ([0.9, -1, -1, 0.9, 0.9, -1, 0.9], [0, 3, 4, 6]),
+        ([-1, 0.9, 0.9, -1, -1], []),  # came and went
+        ([0.9, -1, np.nan, -1, 0.9], []),  # not looked for all the way: two stretches
+        ([0.9, np.nan, 0.9, -1, 0.9], [2, 4]),
+        ([-1, -1], []),
+        ([], []),
+    ],
+)
+def test_what_was_gone_in_between_is_doubtful_on_both_sides(scores: list[float], doubtful: list[int]) -> None:
+    areas = np.where(np.nan_to_num(scores, nan=-1) >= 0, 20, 0)
+    assert np.flatnonzero(DoubtRule().doubtful(np.array(scores), areas)).tolist() == doubtful
+
+
 def test_answers_are_painted_without_following(session: VolumeSession, labels: ArrayLabels) -> None:
     assert not session.commit()
     session.set_box(0, ONE)

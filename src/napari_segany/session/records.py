@@ -179,7 +179,8 @@ class DoubtRule:
     def doubtful(self, scores: FloatArray, areas: NDArray[np.int_]) -> BoolMask:
         """Return (N,) True where scores (N,), NaN where unknown, or areas (N,), in pixels, leave doubts.
 
-        An object that is absent in one frame and there in the next is no jump.
+        An object that is absent in one frame and there in the next is no jump; one that is absent in between leaves
+        doubts on both sides: what came back may be another.
         """
         present = np.nan_to_num(scores, nan=-1) >= 0
         doubts = present & (scores < self.min_score)
@@ -187,6 +188,11 @@ class DoubtRule:
         larger, smaller = np.maximum(areas[1:], areas[:-1]), np.minimum(areas[1:], areas[:-1])
         jumps = both & (larger > self.max_jump * smaller)
         doubts[1:] |= jumps
+        there = np.flatnonzero(present)
+        unknown = np.cumsum(np.isnan(scores))
+        before, after = there[:-1], there[1:]
+        is_gap = (after > before + 1) & (unknown[before] == unknown[after])
+        doubts[before[is_gap]] = doubts[after[is_gap]] = True
         return doubts
 
 
