@@ -61,6 +61,11 @@ SAM2_NANO = CardText(
         "In stained tissue it finds nuclei on a pale ground; between densely stained membranes a click may take the "
         "whole region, and one into a gland takes a nucleus of it: draw a box around the gland.",
         "Now and then a click at the image's edge is answered with a neighbour that looks alike.",
+        "What leaves a movie is looked for where it was seen last, and about every second time something else "
+        "comes back in its place (29 of 59 returns in 160 clips): look at both sides of a gap, which the timeline "
+        "marks.",
+        "An object that ends may be followed on into what touches it or looks alike: something is shown on 7 % of "
+        "the frames without it (200 clips; 13 % in the worst 40), most often in sheets and among crowded cells.",
         "The predicted IoU ranks masks; it is not a calibrated probability.",
     ),
 )
