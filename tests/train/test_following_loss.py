@@ -114,6 +114,19 @@ def test_steps_lower_the_loss_and_only_the_memory_moves(lesson: Lesson) -> None:
             assert torch.equal(value, before[name]), name
 
 
+def test_spoilt_masks_are_what_the_next_frames_follow() -> None:
+    batch = ClipBatch(*(torch.stack(x) for x in zip(*clips(2), strict=True)))
+    follower = tracking()
+    answers = []
+    for share in (0.0, 1.0):
+        course = _Course(follower, batch, Lesson(is_drawn=True, spoilt_share=share), np.random.default_rng(0))
+        with torch.no_grad():
+            answers.append({step.t: step.output.logits for step in course.steps()})
+    plain, spoilt = answers
+    assert torch.equal(plain[1], spoilt[1])  # the frame after the drawn one has heard of nothing spoilt
+    assert not torch.equal(plain[2], spoilt[2])
+
+
 def test_quality_is_a_share_of_what_is_right() -> None:
     quality = follow_quality(tracking(), clips(3), batch=2)
     assert set(quality) == {"first", "mended", "iou", "last", "presence", "score"}

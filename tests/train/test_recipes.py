@@ -9,6 +9,7 @@ from napari_segany.models.sam2 import SAM2
 from napari_segany.models.semantic_sam import SEMANTIC
 from napari_segany.predict.window_follower import APPEARING, SIDE
 from napari_segany.train.answer_plan import AnswerPlan
+from napari_segany.train.clip_plan import ClipPlan
 from napari_segany.train.crops import CropPlan
 from napari_segany.train.recipes import RECIPES, recipe_of
 from napari_segany.train.simulate import CELL
@@ -74,3 +75,10 @@ def test_a_shortened_recipe_keeps_its_shares(steps: int) -> None:
         assert ours.steps == pytest.approx(whole.steps * steps / recipe.steps, abs=1)
         assert ours.plan == whole.plan
     assert short.name == recipe.name
+
+
+def test_following_learns_from_spoilt_masks_at_the_end() -> None:
+    plans = [stage.plan for stage in recipe_of("sam2-nano-memory").stages]
+    shares = [plan.spoilt_share for plan in plans if isinstance(plan, ClipPlan)]
+    assert len(shares) == len(plans)
+    assert shares == [0.0] * (len(shares) - 1) + [0.15]

@@ -20,8 +20,9 @@ class ClipPlan:
 
     `large_share` of the batches have windows as `large`, the others as `usual`. `still_share` of the clips are made of
     still images, `reversed_share` run backwards, in `moving_share` the window goes with the object. One of `strides` is
-    how many frames are passed over from one to the next; `ending_share` of the clips are cut where objects vanish.
-    Kinds in `again` are rendered once more, each time that they are named, than the others.
+    how many frames are passed over from one to the next; `ending_share` of the clips are cut where objects vanish. Of
+    the masks that are followed, `spoilt_share` are spoilt before they are remembered. Kinds in `again` are rendered
+    once more, each time that they are named, than the others.
     """
 
     usual: WindowPlan = WindowPlan()
@@ -33,6 +34,7 @@ class ClipPlan:
     moving_share: float = 0.6
     strides: tuple[int, ...] = (1, 1, 2, 3)
     ending_share: float = 0.35
+    spoilt_share: float = 0.0
     again: tuple[str, ...] = ("sheet", "shells", "shells", "phase")
     crops: int = 6
     rendered: tuple[int, int] = (224, 224)

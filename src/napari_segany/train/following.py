@@ -76,7 +76,7 @@ class Lesson:
     spoilt_share: float = 0.0
 
     @classmethod
-    def of(cls, rng: np.random.Generator, frames: int) -> Lesson:
+    def of(cls, rng: np.random.Generator, frames: int, *, spoilt_share: float) -> Lesson:
         """Return the lesson of one batch of training."""
         return cls(
             is_drawn=rng.random() < 0.3,
@@ -86,7 +86,7 @@ class Lesson:
             forget=0.1,
             odd_share=0.2,
             wrong_share=0.5,
-            spoilt_share=0.15,
+            spoilt_share=spoilt_share,
         )
 
 
@@ -135,11 +135,10 @@ def clip_loss(
     batch: ClipBatch,
     *,
     rng: np.random.Generator,
-    lesson: Lesson | None = None,
+    lesson: Lesson,
     weights: FollowedWeights = FollowedWeights(),
 ) -> Tensor:
     """Return the mean loss over the followed and the clicked frames of a batch."""
-    lesson = lesson or Lesson.of(rng, batch.masks.shape[1])
     total, weight = batch.scales.new_zeros(()), 0.0
     for step in _Course(tracking, batch, lesson, rng).steps():
         own = CLICKED_WEIGHT if step.is_clicked else 1.0

@@ -32,7 +32,7 @@ from .clip_plan import ClipPlan
 from .clips import ClipStream
 from .crops import CropPlan, CropStream
 from .dataset import Annotated
-from .following import ClipBatch, FollowedWeights
+from .following import ClipBatch, FollowedWeights, Lesson
 from .nested import NestedBatch, NestedPlan, NestedStream
 from .rounds import batch_loss
 from .semantic import SemanticTrainable
@@ -241,8 +241,10 @@ class Trainer:
             assert isinstance(stage.plan, NestedPlan)
             loss = low("nested", NestedBatch(*parts), rng, stage.plan.is_many)  # type: ignore[assignment]  # tasks share one signature
         elif self.recipe.follows:
-            weights = FollowedWeights(stage.object_weight, stage.absent_weight)
-            loss = low("follow", ClipBatch(*parts), rng, weights)  # type: ignore[assignment]  # as above
+            assert isinstance(stage.plan, ClipPlan)
+            clips, weights = ClipBatch(*parts), FollowedWeights(stage.object_weight, stage.absent_weight)
+            lesson = Lesson.of(rng, clips.masks.shape[1], spoilt_share=stage.plan.spoilt_share)
+            loss = low("follow", clips, rng, lesson, weights)  # type: ignore[assignment]  # as above
         elif isinstance(stage.plan, AnswerPlan):
             decoder = self.module.get_submodule("model.decoder")
             assert isinstance(decoder, MaskDecoder)

@@ -179,18 +179,20 @@ _FOLLOWED = Stage(
     absent_weight=1.2,
 )
 
-_WEIGHED = replace(  # in windows as they are followed in
+_WEIGHED_PLAN = ClipPlan(  # windows as objects are followed in
+    usual=WindowPlan(128, frames=10, sizes=(36.0, 68.0)),
+    large=WindowPlan(160, frames=8, sizes=(46.0, 72.0)),
+    large_share=0.45,
+    still_share=0.15,
+    moving_share=0.85,
+    strides=(1, 1, 1, 2),
+    again=(*_FOLLOWED_OFTENER, "rods", "cells"),
+)
+
+_WEIGHED = replace(
     _FOLLOWED,
-    steps=1760,
-    plan=ClipPlan(
-        usual=WindowPlan(128, frames=10, sizes=(36.0, 68.0)),
-        large=WindowPlan(160, frames=8, sizes=(46.0, 72.0)),
-        large_share=0.45,
-        still_share=0.15,
-        moving_share=0.85,
-        strides=(1, 1, 1, 2),
-        again=(*_FOLLOWED_OFTENER, "rods", "cells"),
-    ),
+    steps=1200,
+    plan=_WEIGHED_PLAN,
     rate=2e-3,
     absent_weight=1.5,
     learns=(".memory.opinion.",),
@@ -218,6 +220,7 @@ SAM2_NANO_MEMORY = Recipe(
         replace(_FOLLOWED, kept=0.5),
         replace(_FOLLOWED, steps=1900),  # with a decoder that hands on what it is told
         _WEIGHED,
+        replace(_WEIGHED, steps=560, plan=replace(_WEIGHED_PLAN, spoilt_share=0.15)),
     ),
     weight_decay=0.02,
     base="sam2-nano",

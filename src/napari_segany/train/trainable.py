@@ -34,8 +34,8 @@ class Trainable(nn.Module):
         if task == "encode":
             return self.model.encode(*inputs)  # type: ignore[arg-type]  # the tasks differ in their inputs
         if task == "follow":
-            batch, rng, weights = inputs
-            return clip_loss(CloseTracking(self.model), batch, rng=rng, weights=weights)  # type: ignore[arg-type]  # as above
+            batch, rng, lesson, weights = inputs
+            return clip_loss(CloseTracking(self.model), batch, rng=rng, lesson=lesson, weights=weights)  # type: ignore[arg-type]  # as above
         if task == "dense":
             return self.dense_head(*inputs)
         if task in ("extend", "outline"):
