@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from napari_segany.models.reading import read_metadata
 from napari_segany.models.weights import write_packed
 from napari_segany.train.answer_plan import AnswerPlan
-from napari_segany.train.card import CARDS, _cut, write_card, write_card_of
+from napari_segany.train.card import CARDS, _cut, _facts, write_card, write_card_of
 from napari_segany.train.recipes import recipe_of
 from napari_segany.train.video_results import Followed, VideoEvaluation
 
@@ -60,6 +62,7 @@ def test_a_card_says_how_weights_came_about_and_what_they_reach(tmp_path: Path, 
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in text
     assert "averaged weights of step 40, the best by validation, after 2.0 hours" in text
     assert "averaged weights of step 90" in text
+    assert "learning rate 0.002 to 0, 15% of the followed masks spoilt;" in text
     assert "clips of 8 windows of 128 pixels or 5 windows of 224 pixels" in text
     assert "crops of 192 pixels" in text
     assert "learning rate 0.0005 to 0, 45% of the batches on crops of 384 pixels;" in text
@@ -162,3 +165,18 @@ def test_what_a_stage_of_answers_teaches_is_said() -> None:
         f"{taught}, on answers to clicks on 3 scenes and 2 images"
         for taught in ("the judge", "what fine boundaries gain")
     ]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_bundled_cards_and_files_agree_with_each_other_and_with_the_recipe(name: str) -> None:
+    weights = Path(str(resources.files("napari_segany") / "weights" / f"{name}.safetensors"))
+    card = weights.with_suffix(".md").read_text().splitlines()
+    assert [fact for fact in _facts(weights, CARDS[name]) if fact not in card] == []
+    header = read_metadata(weights)
+    for key, recipe in (("recipe", name), ("memory_recipe", "sam2-nano-memory")):
+        if key in header:
+            written = json.loads(header[key])["stages"]
+            asked = recipe_of(recipe).stages
+            assert [(s["steps"], s["rate"], s["kept"]) for s in written] == [
+                (s.steps, s.rate, s.kept) for s in asked
+            ]

@@ -240,6 +240,11 @@ def _training(header: dict[str, str], text: CardText, *, indent: str = "") -> li
         f"learning rate {s['rate']:g} to {s['last_rate']:g}"
         + (f", {s['wide_share']:.0%} of the batches on {_cut(s['wide'])}" if s.get("wide") else "")
         + (f", {s['clip_share']:.0%} of the scenes frames of clips" if s.get("clip_kinds") else "")
+        + (
+            f", {spoilt:.0%} of the followed masks spoilt"
+            if (spoilt := s["plan"].get("spoilt_share"))
+            else ""
+        )
         + (f", mixed with {s['kept']:.0%} of the weights before" if s.get("kept") else "")
         for s in recipe["stages"]
     )
