@@ -20,6 +20,7 @@ from napari_segany.core.types import ModelCard
 from napari_segany.models.build import CONFIGS
 from napari_segany.models.sam2 import SAM2, build_sam2
 from napari_segany.models.semantic_sam import SEMANTIC
+from napari_segany.predict import precision
 from napari_segany.predict.loading import assemble
 from napari_segany.predict.precision import place
 from napari_segany.train import dataset, loop, trainable
@@ -272,8 +273,8 @@ def test_averaged_weights_are_a_model_s(tmp_path: Path) -> None:
     assert weights.keys() == build_sam2(RECIPE.name).state_dict().keys()
     before = {k: v.clone() for k, v in trainer.average.items()}
     card = ModelCard(RECIPE.name, "in training")
-    for precision in ("float32", "bfloat16"):  # a predictor made of them leaves the average alone
-        assemble(card, weights, placement=place("cpu", precision), where="a test")
+    for each in ("float32", "bfloat16"):  # a predictor made of them leaves the average alone
+        assemble(card, weights, placement=place("cpu", each), where="a test")
     assert_equal(trainer.average, before)
 
 
@@ -327,6 +328,23 @@ def test_a_batch_is_learnt() -> None:
     assert losses[-1] < 0.8 * losses[0]
     silent = [name for name, p in module.named_parameters() if p.grad is None]
     assert [name for name in silent if "obj_score" not in name and ".memory." not in name] == []
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_steps_are_taken_in_bfloat16_where_it_is_multiplied_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fast: bool
+) -> None:
+    """Elsewhere it takes twenty times as long as float32."""
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: is_fast)
+    seen: list[torch.dtype] = []
+
+    def low(module: Trainable, dtype: torch.dtype, *, only: str = "") -> LowPrecision:
+        seen.append(dtype)
+        return LowPrecision(module, dtype, only=only)
+
+    monkeypatch.setattr(loop, "LowPrecision", low)
+    next(trainer_in(tmp_path).run(validate=scored(0.5), every=2))
+    assert set(seen) == {torch.bfloat16 if is_fast else torch.float32}
 
 
 def test_low_precision_reaches_the_float32_weights() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 _LARGEST_COUNTED = (32 << 20) - (64 << 10)
-"""Bytes: the library learns from blocks of up to 32 MiB (`DEFAULT_MMAP_THRESHOLD_MAX`), what it keeps beside included."""
+"""Bytes: the library learns from blocks of up to 32 MiB (`DEFAULT_MMAP_THRESHOLD_MAX`), its notes included."""
 
 
 def keep_freed_memory() -> None:

@@ -79,6 +79,7 @@ class Trainer:
         self.images = images
         self.folder = folder
         self.device = torch.device(device)
+        self.dtype = _step_dtype(device)
         self.module = _trainable(recipe).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
         self.learning = {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
@@ -234,7 +235,7 @@ class Trainer:
             group["lr"] = rate * group["share"]
         # what is frozen keeps its statistics, too
         self.module.train(mode=self.recipe.base is None and stage.learns_images)
-        low = LowPrecision(self.module, torch.bfloat16, only=_TRUNK if self.recipe.nests else "")
+        low = LowPrecision(self.module, self.dtype, only=_TRUNK if self.recipe.nests else "")
         parts = [x.to(self.device) for x in batch]
         loss: Tensor
         if self.recipe.nests:
@@ -331,6 +332,12 @@ class Trainer:
             ) from error
         _forget_after(self.step, self.folder / "history.jsonl")
         _logger.info("resumed %s at step %d", path, self.step)
+
+
+def _step_dtype(device: str) -> torch.dtype:
+    """Return the format of a step's weights: bfloat16 where it is multiplied fast, else one that needs no scaling."""
+    fast = place(device).encoder_dtype
+    return fast if fast == torch.bfloat16 else torch.float32
 
 
 def predictor_of(recipe: Recipe, weights: dict[str, Tensor], *, device: str) -> ImagePredictor:
