@@ -19,7 +19,6 @@ from napari_segany.models.unetr import UnetrDecoder, unetr_config_of
 from napari_segany.models.weights import identify, load_strictly, read_weights, split_decoder
 
 from .engines import check_engine, use_engine
-from .heap import keep_freed_memory
 from .precision import Placement, place
 
 
@@ -158,7 +157,6 @@ def _locate(name_or_path: str | Path, *, progress: Progress | None) -> tuple[str
 
 def _prepare(network: ImageModel, placement: Placement) -> ImageModel:
     """Return the network as it predicts fastest: frozen, norms folded, encoder in its format, on its device."""
-    keep_freed_memory()
     _freeze(network)
     for part in (*network.encoder_parts(), *network.memory_parts()):
         part.to(placement.encoder_dtype)
