@@ -11,7 +11,7 @@ from torch import Tensor
 from napari_segany.models.judge import SHARPNESS
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.outline import OutlineContext
-from napari_segany.models.picking import FAVOUR, SAME, best_one, shown_logits, three_apart
+from napari_segany.models.picking import FAVOUR, SAME, best_one, three_apart
 from napari_segany.models.ways import AS_IT_IS, EXTENDED, OUTLINED
 
 SIDE = 16
@@ -111,29 +111,6 @@ def test_no_click_that_the_best_mask_obeys_is_given_up() -> None:
         answer(logits, [0.5, 0.5, 0.5, 0.5]), obeyed=lambda logits: (logits[:, :, 3, 2] > 0).float()
     )
     assert torch.equal(elsewhere.logits, mixed.logits)
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1 << 20), count=st.integers(1, 5))
-def test_what_training_takes_for_the_first_mask_is_shown_first(seed: int, count: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(count, 1, SIDE, SIDE, generator=generator)
-    logits = logits + torch.randn(count, 4, SIDE, SIDE, generator=generator)
-    ious = torch.rand(count, 4, generator=generator)
-    output = MaskOutput(logits, ious, None, torch.zeros(count, 4, 1))
-    three = three_apart(output, obeyed=always)
-    first = three.logits[torch.arange(count), three.ious.argmax(dim=1)]
-    chances = shown_logits(logits, ious).sigmoid()
-    torch.testing.assert_close(chances, first.sigmoid(), atol=2e-6, rtol=1e-5)
-
-
-def test_a_first_mask_of_nothing_is_nothing() -> None:
-    logits = torch.full((1, 4, SIDE, SIDE), -3.0, requires_grad=True)
-    shown = shown_logits(logits, torch.full((1, 4), 0.5))
-    torch.testing.assert_close(shown, torch.full((1, SIDE, SIDE), -3.0))
-    shown.sum().backward()
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
 
 
 @settings(max_examples=40, deadline=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -351,61 +350,6 @@ def test_parts_are_picked_by_their_share(monkeypatch: pytest.MonkeyPatch) -> Non
             assert crop is not None
             assert crop.is_primary.tolist() == [is_primary]
         assert anchors == [is_primary] * 6
-
-
-def _two_that_touch_and_one_alone() -> Annotated:
-    labels = np.zeros((96, 96), dtype=np.uint32)
-    labels[10:30, 10:30], labels[10:30, 31:50], labels[70:90, 70:90] = 1, 2, 3
-    image = np.where(labels > 0, 200, 20).astype(np.uint8)
-    return annotate("three", image, labels, modality="fluorescence")
-
-
-def test_what_has_a_neighbour_at_its_side_is_touched() -> None:
-    item = _two_that_touch_and_one_alone()
-    assert [crops.touched(thing, item.labels) for thing in item.objects] == [True, True, False]
-    apart = item.labels.copy()
-    apart[:, 31:34] = 0  # four pixels away
-    assert not crops.touched(item.objects[0], apart)
-    at_the_edge = annotate("edge", item.image, np.roll(item.labels, -10, axis=(0, 1)), modality="x")
-    assert [crops.touched(thing, at_the_edge.labels) for thing in at_the_edge.objects] == [True, True, False]
-
-
-def test_crops_lie_around_what_is_touched_as_often_as_they_are_told_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    item = _two_that_touch_and_one_alone()
-    window_around = crops.window_around
-    touched: list[bool] = []
-
-    def spy(anchor: dataset.Annotation, *args: Any, **kwargs: Any) -> tuple[slice, slice]:
-        touched.append(crops.touched(anchor, item.labels))
-        return window_around(anchor, *args, **kwargs)
-
-    monkeypatch.setattr(crops, "window_around", spy)
-    share = {}
-    for crowded in (0.0, 0.5, 1.0):
-        touched.clear()
-        for seed in range(60):
-            plan = CropPlan(side=64, objects=1, frames=(96, 96), crowded=crowded)
-            assert cut_crop(item, plan, np.random.default_rng(seed)) is not None
-        share[crowded] = np.mean(touched)
-    assert 0.5 < share[0.0] < share[0.5] < share[1.0] == 1  # two of three, four of five, all
-
-
-def test_where_nothing_is_touched_crops_are_cut_all_the_same() -> None:
-    alone = disc_image()
-    plan = replace(PLAN, crowded=1.0)
-    assert cut_crop(alone, plan, np.random.default_rng(0)) is not None
-
-
-def test_an_image_without_a_disguise_is_seen_as_it_is() -> None:
-    pixels = np.random.default_rng(0).random((3, 16, 20)).astype(np.float32)
-    changes = []
-    for disguise in (0.0, 0.3, 1.0):
-        outs = [augment_intensity(pixels, np.random.default_rng(n), disguise=disguise) for n in range(40)]
-        changes.append(np.mean([np.abs(out - pixels).mean() for out in outs]))
-    assert changes[0] == 0
-    assert 0 < 2 * changes[1] < changes[2]
 
 
 def test_augmentation_stays_in_range_and_keeps_what_it_was_given() -> None:

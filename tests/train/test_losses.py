@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from napari_segany.models.picking import shown_logits
 from napari_segany.train.losses import (
     DICE_WEIGHT,
     FOCAL_WEIGHT,
@@ -162,41 +161,6 @@ def test_a_doubtful_click_teaches_only_the_best_of_three() -> None:
     ]
     assert ious.grad is not None
     assert not ious.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("is_ambiguous", "is_doubtful", "counts"), [(True, False, 1), (True, True, 0), (False, False, 0)]
-)
-def test_the_mask_that_comes_first_learns_where_one_click_says_all(
-    is_ambiguous: bool, is_doubtful: bool, counts: int
-) -> None:
-    logits, ious, truth = noise(1, 4, SIDE, SIDE) + 1, torch.rand(1, 4), square()
-    without, with_it = (
-        prompt_loss(
-            logits,
-            ious,
-            truth,
-            is_ambiguous=torch.tensor([is_ambiguous]),
-            is_doubtful=torch.tensor([is_doubtful]),
-            shown_weight=weight,
-        )
-        for weight in (0.0, 0.7)
-    )
-    own = mask_loss(shown_logits(logits, ious)[:, None], truth).sum()
-    torch.testing.assert_close(with_it - without, 0.7 * counts * own)
-
-
-def test_the_mask_that_comes_first_teaches_all_that_have_a_say_in_it() -> None:
-    truth = square()
-    logits = ((2 * truth - 1) + 0.3 * noise(1, 4, SIDE, SIDE)).requires_grad_()
-    ious = torch.tensor([[0.5, 0.6, 0.7, 0.8]], requires_grad=True)
-    losses = [
-        prompt_loss(logits, ious, truth, is_ambiguous=torch.tensor([True]), shown_weight=weight)
-        for weight in (0.0, 1.0)
-    ]
-    on_masks, on_scores = torch.autograd.grad(losses[1] - losses[0], (logits, ious))
-    assert (on_masks.flatten(2).abs().sum(-1) > 0).all()
-    assert (on_scores != 0).all()  # how much of a say they have is learnt, too
 
 
 def test_a_lower_object_weight_draws_doubtful_outlines_inwards() -> None:

@@ -82,36 +82,14 @@ def _agreed(output: MaskOutput, best: Tensor, *, like: Tensor, obeyed: Obedience
     several = (has_say.sum(dim=1) > 1).nonzero()[:, 0]
     if not len(several):
         return output
-    chances = mean_chances(output.logits[several], output.ious[several], has_say[several])
+    share = torch.softmax(SHARPNESS * output.ious[several], dim=1) * has_say[several]
+    share = (share / share.sum(dim=1, keepdim=True))[:, :, None, None]
+    chances = (share * output.logits[several].float().sigmoid()).sum(1)  # (B', h, w)
     logits = output.logits.clone()
     logits[several, best[several]] = torch.logit(chances, eps=_LEAST_CHANCE).to(logits)
     lost = (obeyed(logits) < obeyed(output.logits))[_rows(best), best].nonzero()[:, 0]
     logits[lost, best[lost]] = output.logits[lost, best[lost]]
     return replace(output, logits=logits)
-
-
-def mean_chances(logits: Tensor, ious: Tensor, has_say: Tensor) -> Tensor:
-    """Return the (B, h, w) mean of the chances that masks see, each as likely as it is to be the one that is meant.
-
-    Parameters
-    ----------
-    logits : (B, M, h, w)
-    ious : (B, M)
-        Judged.
-    has_say : (B, M)
-        Which masks are counted; at least one of each row.
-    """
-    share = torch.softmax(SHARPNESS * ious, dim=1) * has_say
-    share = (share / share.sum(dim=1, keepdim=True))[:, :, None, None]
-    return (share * logits.float().sigmoid()).sum(1)
-
-
-def shown_logits(logits: Tensor, ious: Tensor) -> Tensor:
-    """Return (B, h, w) logits of the mask that comes first of (B, M, h, w) and their (B, M) IoUs; gradients pass."""
-    best = ious.argmax(dim=1)
-    has_say = _likeness((logits[:, :, ::2, ::2] > 0).flatten(2), best) >= SAME
-    has_say[_rows(best), best] = True  # even if there is nothing in it
-    return torch.logit(mean_chances(logits, ious, has_say), eps=_LEAST_CHANCE)
 
 
 def _rows(best: Tensor) -> Tensor:

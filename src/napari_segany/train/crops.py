@@ -20,17 +20,13 @@ from napari_segany.predict.zoom import zoom_of_side
 from .dataset import FIRST_SEED, MIN_PIXELS, Annotated, Annotation, from_clip, from_scene
 from .scenes import KINDS
 
-_LOOKED_AT = 6
-"""Objects that are looked at in search for one that is touched."""
-
 
 @dataclass(frozen=True, slots=True)
 class CropPlan:
     """How crops are cut: side in frame pixels, objects per crop, range of zoom around the inference scale.
 
     Of small objects, a share of `magnified` is seen at the scale of the window in which they are looked at again
-    (`predict.zoom`). Of objects that nothing touches, `crowded` are passed over for others. `disguise` says how much
-    light, colours, blur and noise are changed, 0 to 1: outlines lie elsewhere in a disguised image.
+    (`predict.zoom`).
     """
 
     side: int = 192
@@ -39,8 +35,6 @@ class CropPlan:
     frames: tuple[int, int] = (512, 1280)
     part_share: float = 0.35
     magnified: float = 0.0
-    crowded: float = 0.0
-    disguise: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,38 +53,25 @@ class Crop:
 
 def cut_crop(item: Annotated, plan: CropPlan, rng: np.random.Generator) -> Crop | None:
     """Cut one augmented crop around a random object, or None where the image has no object large enough."""
-    anchor = _anchor(item, plan, rng)
-    if anchor is None:
-        return None
-    scale = zoom_of(anchor, item.labels.shape, plan, rng)
-    window = window_around(anchor, item.labels.shape, side=plan.side / scale, rng=rng)
-    chosen = _objects_inside(item, window, anchor=anchor, plan=plan, scale=scale, rng=rng)
-    labels = item.labels[window]
-    pixels = pixels_in(item.image, window, rng, disguise=plan.disguise)
-    seen, masks, dense = to_frame(
-        augment_intensity(pixels, rng, disguise=plan.disguise),
-        np.stack([mask_in(o, window) for o in chosen]),
-        np.stack([labels > 0, borders(labels)]),
-        plan=plan,
-        scale=scale,
-        rng=rng,
-    )
-    return Crop(seen, masks, dense, torch.tensor([o.is_primary for o in chosen]))
-
-
-def _anchor(item: Annotated, plan: CropPlan, rng: np.random.Generator) -> Annotation | None:
-    """Return a random object to cut a crop around, None where there is none."""
     primary = [o for o in item.objects if o.is_primary]
     others = [o for o in item.objects if not o.is_primary]
     pool = others if others and (not primary or rng.random() < plan.part_share) else primary
     if not pool:
         return None
     anchor = pool[rng.integers(len(pool))]
-    for _ in range(_LOOKED_AT if plan.crowded else 0):
-        if rng.random() > plan.crowded or touched(anchor, item.labels):
-            break
-        anchor = pool[rng.integers(len(pool))]
-    return anchor
+    scale = zoom_of(anchor, item.labels.shape, plan, rng)
+    window = window_around(anchor, item.labels.shape, side=plan.side / scale, rng=rng)
+    chosen = _objects_inside(item, window, anchor=anchor, plan=plan, scale=scale, rng=rng)
+    labels = item.labels[window]
+    pixels, masks, dense = to_frame(
+        augment_intensity(pixels_in(item.image, window, rng), rng),
+        np.stack([mask_in(o, window) for o in chosen]),
+        np.stack([labels > 0, borders(labels)]),
+        plan=plan,
+        scale=scale,
+        rng=rng,
+    )
+    return Crop(pixels, masks, dense, torch.tensor([o.is_primary for o in chosen]))
 
 
 def zoom_of(anchor: Annotation, shape: tuple[int, ...], plan: CropPlan, rng: np.random.Generator) -> float:
@@ -156,16 +137,6 @@ def _overlap(item: Annotation, window: tuple[slice, slice]) -> int:
     return sides[0] * sides[1]
 
 
-def touched(thing: Annotation, labels: Labels) -> bool:
-    """Tell whether an object has another of flat labels at its side, or one pixel away from it."""
-    around = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in thing.box)
-    own = mask_in(thing, (around[0], around[1]))
-    there = labels[around]
-    own = own[: there.shape[0], : there.shape[1]]  # the image may end there
-    others = (there > 0) & ~np.isin(there, np.unique(there[own]))
-    return bool(others.any() and (ndimage.binary_dilation(own, iterations=2) & others).any())
-
-
 def mask_in(item: Annotation, window: tuple[slice, slice]) -> BoolMask:
     """Return an object's mask in the pixels of a window."""
     out = np.zeros([w.stop - w.start for w in window], dtype=bool)
@@ -190,44 +161,33 @@ def borders(labels: Labels) -> BoolMask:
 
 
 def pixels_in(
-    image: NDArray[np.generic],
-    window: tuple[slice, slice],
-    rng: np.random.Generator,
-    *,
-    disguise: float = 1.0,
+    image: NDArray[np.generic], window: tuple[slice, slice], rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Return the (3, h, w) window of an image in 0..1, through a jittered intensity window of the whole image."""
     base = sample_window(image)
-    span = disguise * (base.high - base.low)
+    span = base.high - base.low
     jittered = Window(base.low - span * rng.uniform(-0.03, 0.1), base.high + span * rng.uniform(-0.25, 0.4))
     part: NDArray[np.float32] = to_rgb(image[window], jittered)[0].numpy()
     return part
 
 
-def augment_intensity(
-    pixels: NDArray[np.float32], rng: np.random.Generator, *, disguise: float = 1.0
-) -> NDArray[np.float32]:
-    """Return (3, h, w) pixels after random gamma, colour, inversion, blur and noise, still in 0..1.
-
-    Of all of it, `disguise` is done.
-    """
-    pixels = np.clip(pixels, 0, 1) ** np.float32(np.exp(disguise * rng.uniform(-0.5, 0.5)))
-    if rng.random() < 0.3 * disguise:
+def augment_intensity(pixels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return (3, h, w) pixels after random gamma, colour, inversion, blur and noise, still in 0..1."""
+    pixels = np.clip(pixels, 0, 1) ** np.float32(np.exp(rng.uniform(-0.5, 0.5)))
+    if rng.random() < 0.3:
         gains = rng.uniform(0.7, 1.3, size=(3, 1, 1)).astype(np.float32)
         pixels = np.clip(pixels * gains, 0, 1)
-    if (
-        rng.random() < 0.25 * disguise
-    ):  # stains differ from lab to lab: each channel takes a little of the others
+    if rng.random() < 0.25:  # stains differ from lab to lab: each channel takes a little of the others
         mix = rng.dirichlet(np.full(3, 0.5), size=3) * rng.uniform(0.2, 0.6)
         mix += (1 - mix.sum(axis=1, keepdims=True)) * np.eye(3)
         pixels = np.einsum("ij,jhw->ihw", mix.astype(np.float32), pixels)
-    if rng.random() < 0.12 * disguise:
+    if rng.random() < 0.12:
         pixels = 1 - pixels
-    if rng.random() < 0.12 * disguise:
+    if rng.random() < 0.12:
         pixels = np.repeat(pixels.mean(axis=0, keepdims=True), 3, axis=0)
-    if rng.random() < 0.15 * disguise:
+    if rng.random() < 0.15:
         pixels = ndimage.gaussian_filter(pixels, (0, *(rng.uniform(0.4, 1.2),) * 2))
-    if rng.random() < 0.3 * disguise:
+    if rng.random() < 0.3:
         pixels = pixels + rng.normal(0, rng.uniform(0.01, 0.06), size=pixels.shape[1:]).astype(np.float32)
     return np.clip(pixels, 0, 1).astype(np.float32)
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_segany.models.fine import FineConfig
-from napari_segany.models.picking import shown_logits
 
 FOCAL_WEIGHT, DICE_WEIGHT, IOU_WEIGHT = 20.0, 1.0, 1.0
 OBJECT_WEIGHT = 0.75
@@ -75,7 +74,6 @@ def prompt_loss(
     is_ambiguous: Tensor,
     is_doubtful: Tensor | None = None,
     object_weight: float = OBJECT_WEIGHT,
-    shown_weight: float = 0.0,
 ) -> Tensor:
     """Return the loss of one prompt round.
 
@@ -95,8 +93,6 @@ def prompt_loss(
         One click on a part of something else; nowhere, if None.
     object_weight
         Of object pixels in the focal loss, 0 to 1.
-    shown_weight
-        Of the mask that comes first, which several agree on (`models.picking`), where one click is all that was said.
     """
     losses = mask_loss(logits, truth, object_weight=object_weight)  # (B, 4)
     best = losses[:, 1:].min(dim=1).values
@@ -106,11 +102,7 @@ def prompt_loss(
     miss = F.binary_cross_entropy(ious.clamp(1e-4, 1 - 1e-4), true, reduction="none")
     scores = miss[:, 0] + ambiguous * miss[:, 1:].mean(dim=1)
     scores = scores + PICK_WEIGHT * is_ambiguous * pick_loss(ious, true)
-    total = sure * (losses[:, 0] + IOU_WEIGHT * scores) + ambiguous * best
-    if shown_weight:
-        shown = mask_loss(shown_logits(logits, ious)[:, None], truth, object_weight=object_weight)[:, 0]
-        total = total + shown_weight * sure * is_ambiguous * shown
-    return total.mean()
+    return (sure * (losses[:, 0] + IOU_WEIGHT * scores) + ambiguous * best).mean()
 
 
 def pick_loss(ious: Tensor, true: Tensor) -> Tensor:

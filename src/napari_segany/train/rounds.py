@@ -101,7 +101,6 @@ def _rounds(
                 is_ambiguous=prompts.is_ambiguous,
                 is_doubtful=prompts.is_ambiguous & is_part,
                 object_weight=stage.object_weight,
-                shown_weight=stage.shown_weight,
             )
         total = total + share * loss
         weight += share

@@ -19,13 +19,12 @@ class Stage:
     `rounds` is the largest number of prompts on one object (the first, then corrective clicks), `late_share` the share
     of objects that get more than one, `dense_weight` the weight of the auxiliary foreground and border maps,
     `object_weight` that of object pixels in the focal loss of what prompts answer and of what is followed,
-    `absent_weight` that of frames without the object in what is learnt of presence, `shown_weight` that of what the
-    four masks of a click show first, together. Where there are `clip_kinds`, `clip_share` of the scenes are single
-    frames of such movies and stacks. A share of `wide_share` of the batches is cut as `wide` says, as many crops as
-    have the same number of pixels. Where `learns` says so, only parameters with one of these in their names learn, of
-    those that the recipe leaves to learn. Of the weights that the stage began with, `kept` is mixed into those that it
-    ends with (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"): both lie in one valley, whose middle is
-    often lower.
+    `absent_weight` that of frames without the object in what is learnt of presence. Where there are `clip_kinds`,
+    `clip_share` of the scenes are single frames of such movies and stacks. A share of `wide_share` of the
+    batches is cut as `wide` says, as many crops as have the same number of pixels. Where `learns` says so, only
+    parameters with one of these in their names learn, of those that the recipe leaves to learn. Of the weights
+    that the stage began with, `kept` is mixed into those that it ends with (Wortsman et al. 2022, "Robust fine-tuning
+    of zero-shot models"): both lie in one valley, whose middle is often lower.
     """
 
     steps: int
@@ -38,7 +37,6 @@ class Stage:
     dense_weight: float = 1.0
     object_weight: float = OBJECT_WEIGHT
     absent_weight: float = ABSENT_WEIGHT
-    shown_weight: float = 0.0
     scene_share: float = 0.6
     kinds: tuple[str, ...] = (*KINDS, "filaments", "em", "phase")  # the hard ones twice
     clip_kinds: tuple[str, ...] = ()
