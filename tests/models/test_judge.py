@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from napari_segany.models.image_model import ImageFeatures
-from napari_segany.models.judge import MaskJudge
+from napari_segany.models.judge import _AROUND, MaskJudge, _grown
 from napari_segany.models.mask_decoder import MASK_TOKENS
 from napari_segany.models.picking import best_one, three_apart
 from napari_segany.models.prompt_encoder import NEGATIVE, PADDING, POSITIVE, obeyed
@@ -74,6 +75,12 @@ def test_everything_it_sees_counts(name: str) -> None:
     after, _ = sees(**seen)
     assert not torch.allclose(before[0], after[0])
     torch.testing.assert_close(before[1], after[1])  # the other prompt's
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (16, 12)])
+def test_a_neighbourhood_s_largest_value_is_found(size: tuple[int, int]) -> None:
+    masks = torch.rand(2, 4, *size, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(_grown(masks), F.max_pool2d(masks, _AROUND, stride=1, padding=_AROUND // 2))
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from napari_segany.core.intensity import Window
 from napari_segany.core.types import Box, FrameMasks, ModelCard, Points, Prompt, VideoPredictorLike
 from napari_segany.models.close_memory import CloseMemoryConfig
 from napari_segany.models.sam2 import SAM2, Sam2
+from napari_segany.predict import window_follower
 from napari_segany.predict.follower import Ask, Found, Reminder, emptied
 from napari_segany.predict.loading import Model, _prepare
 from napari_segany.predict.precision import place
@@ -119,8 +120,14 @@ def test_runs_are_the_same_and_may_be_stopped(predictor: VideoPredictor, movie: 
         assert np.array_equal(one.masks, whole[one.frame].masks)
 
 
-def test_objects_do_not_see_each_other(predictor: VideoPredictor, movie: np.ndarray) -> None:
-    """What is found of an object in a batch is what is found of it alone; only then are overlaps resolved."""
+def test_objects_do_not_see_each_other(
+    predictor: VideoPredictor, movie: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found of an object in a batch is what is found of it alone; only then are overlaps resolved.
+
+    Networks of random weights have masks of crumbs: whether one is an island hangs on the last bit, so all may stay.
+    """
+    monkeypatch.setattr(window_follower, "_without_islands", lambda answer: answer)
     state = opened(predictor, movie)
     for number, row in ((2, 60), (3, 80)):
         predictor.prompt(state, click(row, 30), frame=0, object_id=number)

@@ -161,6 +161,19 @@ def test_wherever_a_mask_lies_its_small_parts_go_and_nothing_else_changes(seed: 
     assert torch.equal(tidied[0, 0], torch.where(torch.from_numpy(gone), -1.0, logits))
 
 
+@settings(max_examples=100, deadline=None)
+@given(runs=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6)), min_size=1, max_size=6))
+def test_masks_of_one_run_a_row_are_in_one_piece_where_runs_touch(runs: list[tuple[int, int]]) -> None:
+    mask = np.zeros((len(runs), 16), dtype=bool)
+    for row, (start, length) in zip(mask, runs, strict=True):
+        row[start : start + length] = True
+    parts, _ = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel())[1:]
+    gone = np.isin(parts, 1 + np.flatnonzero(sizes < ISLAND_SHARE * sizes.max()))
+    kept = kept_parts(torch.from_numpy(np.where(mask, 1.0, -1.0))[None, None])
+    assert np.array_equal(kept[0, 0].numpy(), ~gone)
+
+
 def test_tiny_and_small_masks_get_windows_of_their_own() -> None:
     resize = fit_long_side((512, 512), long_side=512)
     masks = np.zeros((4, 512, 512), dtype=bool)

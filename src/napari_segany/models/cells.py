@@ -10,6 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_TWICE_AS_WIDE = {
+    torch.float64: torch.complex128,
+    torch.float32: torch.int64,
+    torch.bfloat16: torch.int32,
+    torch.float16: torch.int32,
+}
+
 
 def doubled(conv: nn.Module, cells: Tensor) -> Tensor:
     """Return what a transposed convolution (2 x 2, stride 2) makes of (..., C) cells: (..., 4, C')."""
@@ -61,3 +68,15 @@ def flat(x: Tensor, depth: int, *, size: tuple[int, int]) -> Tensor:
     rows, cols = range(3, 3 + 2 * depth, 2), range(4, 4 + 2 * depth, 2)
     moved = split.permute(0, 3 + 2 * depth, 1, *rows, 2, *cols)
     return moved.reshape(batch, channels, size[0] << depth, size[1] << depth)
+
+
+def laid_out(masks: Tensor, depth: int, *, size: tuple[int, int]) -> Tensor:
+    """Return (B, M, hw, 4^d) masks, each `nested`, as (B, M, 2^d h, 2^d w) with `size` = (h, w).
+
+    Two pixels that stay beside each other are moved as one number of twice the width.
+    """
+    pairs = masks.contiguous().view(_TWICE_AS_WIDE[masks.dtype])
+    split = pairs.view(*masks.shape[:2], *size, *(2,) * (2 * depth - 1))
+    rows, cols = range(4, 3 + 2 * depth, 2), range(5, 3 + 2 * depth, 2)
+    moved = split.permute(0, 1, 2, *rows, 3, *cols).contiguous()
+    return moved.view(masks.dtype).view(*masks.shape[:2], size[0] << depth, size[1] << depth)

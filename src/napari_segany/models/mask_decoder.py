@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cells import add_map, doubled, flat, gelu_, nested
+from .cells import add_map, doubled, flat, gelu_, laid_out, nested
 from .fine import FineConfig, FineHead, dot, fine_head
 from .judge import SEEN, Evidence, MaskJudge, seen_of_maps
-from .layers import LayerNorm2d, Mlp
+from .layers import LayerNorm2d, Mlp, side_by_side
 from .outline import OutlineContext, OutlineHead
 from .two_way import FirstLook, TwoWayTransformer
 
@@ -199,16 +199,15 @@ class MaskDecoder(nn.Module):
         )
         first = self.config.generation - 1  # behind the object token
         mask_tokens = tokens[:, first + 1 : first + 1 + MASK_TOKENS][:, kept]  # (B, M, C)
-        heads = list(self.output_hypernetworks_mlps)[kept]
-        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(heads)], dim=1)  # (B, M, C / 8)
+        weights = self._weights(mask_tokens, kept)  # (B, M, C / 8)
         size = (encoded.shape[2], encoded.shape[3])
         if torch.is_grad_enabled():
             upscaled = self._upscale(encoded, fine)  # (B, C / 8, 4h, 4w)
             logits = products = dot(weights, upscaled)
         else:
             upscaled = self._upscale_nested(encoded, fine)  # (B, hw, 16, C / 8)
-            products = (upscaled.flatten(1, 2) @ weights.transpose(1, 2)).unflatten(1, (-1, 16))
-            logits = flat(products, 2, size=size)
+            products = (weights @ upscaled.flatten(1, 2).transpose(1, 2)).unflatten(2, (-1, 16))
+            logits = laid_out(products, 2, size=size)
         ious, evidence = self.iou_prediction_head(tokens[:, first])[:, kept], None
         if self.config.judges:
             ious, evidence = self._judged(
@@ -230,6 +229,13 @@ class MaskDecoder(nn.Module):
         whole = upscaled if torch.is_grad_enabled() else flat(upscaled, 2, size=size)
         answer = self.fine(tokens[:, first + 1 + MASK_TOKENS], upscaled=whole, maps=maps)
         return replace(output, fine=answer)
+
+    def _weights(self, tokens: Tensor, kept: slice) -> Tensor:
+        """Return how (B, M, C) tokens of the `kept` masks weigh the upscaled channels: (B, M, C / 8)."""
+        heads = [head for head in list(self.output_hypernetworks_mlps)[kept] if isinstance(head, Mlp)]
+        if torch.is_grad_enabled():
+            return torch.stack([head(tokens[:, i]) for i, head in enumerate(heads)], dim=1)
+        return side_by_side(heads, tokens.transpose(0, 1)).transpose(0, 1)
 
     def needed(self, *, multimask: bool) -> slice:
         """Return which of the four masks `select` may show: SAM's single mask is the first, whatever the others are."""
@@ -259,12 +265,12 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Evidence]:
         """Return the judge's (B, M) IoUs, and by what: it sees every second row and column, and bends nothing there.
 
-        `upscaled` and `products` are maps while gradients are recorded, else `nested` twice.
+        `upscaled` and `products` are maps while gradients are recorded, else `nested` twice, masks first.
         """
-        seen = [
-            (seen_of_maps(x) if torch.is_grad_enabled() else x[:, :, ::SEEN]).detach()
-            for x in (upscaled, products)
-        ]
+        if torch.is_grad_enabled():
+            seen = [seen_of_maps(x).detach() for x in (upscaled, products)]
+        else:
+            seen = [upscaled[:, :, ::SEEN], products[..., ::SEEN].permute(0, 2, 3, 1)]
         answer: tuple[Tensor, Evidence] = self.judge(
             tokens, told, embedding=encoded.detach(), upscaled=seen[0], logits=seen[1]
         )

@@ -11,16 +11,37 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .drawn_prompts import (
+    BOX_END,
+    BOX_START,
+    DRAWN_CHANNELS,
+    NEGATIVE,
+    PADDING,
+    POSITIVE,
+    Canvas,
+    draw_prompts,
+    halved,
+    is_product,
+    profiles,
+)
 from .layers import LayerNorm2d
 
-NEGATIVE, POSITIVE, BOX_START, BOX_END, PADDING = 0, 1, 2, 3, -1
-"""Labels of prompt points, as in the released models."""
+__all__ = [
+    "BOX_END",
+    "BOX_START",
+    "NEGATIVE",
+    "PADDING",
+    "POSITIVE",
+    "FourierCode",
+    "PromptEncoder",
+    "PromptGrid",
+    "obeyed",
+]
 
-CLICK_WIDTHS = (1.0, 3.0, 9.0)
 _MOST_CODES = 8
-DRAWN_CHANNELS = 2 * len(CLICK_WIDTHS) + 1
 
 
 class FourierCode(nn.Module):
@@ -122,10 +143,9 @@ class PromptEncoder(nn.Module):
     def points(self, xy: Tensor, labels: Tensor) -> Tensor:
         """Return (B, N, C) tokens of (B, N, 2) points (x, y) in frame pixels with (B, N) labels."""
         code = self.pe_layer((xy + 0.5) / self.grid.image_size).to(self.dtype)
-        code = torch.where((labels == PADDING)[..., None], self.not_a_point_embed.weight, code)
-        for label, table in enumerate(self.point_embeddings):
-            code = code + (labels == label)[..., None] * cast(Tensor, table.weight)
-        return code
+        kinds = [self.not_a_point_embed, *self.point_embeddings]  # of labels from PADDING on
+        told = torch.cat([cast(Tensor, kind.weight) for kind in kinds])[labels.long() - PADDING]
+        return told + (labels != PADDING)[..., None] * code
 
     def forward(
         self,
@@ -160,46 +180,28 @@ class PromptEncoder(nn.Module):
 
     def _drawn(self, xy: Tensor, labels: Tensor, *, masks: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Return the (B, C, h, w) code of earlier logits with clicks and box drawn beside them."""
-        canvas = draw_prompts(
-            xy,
-            labels,
-            size=(4 * size[0], 4 * size[1]),
-            cell=self.grid.stride / 4,
-            sigma=self.click_sigma or 1.0,
-        )
-        earlier = torch.zeros_like(canvas[:, :1]) if masks is None else masks.clamp(-10, 10) / 5
-        return self.mask_downscaling(torch.cat((earlier, canvas), dim=1).to(self.dtype))
+        canvas = Canvas((4 * size[0], 4 * size[1]), self.grid.stride / 4, self.click_sigma or 1.0)
+        earlier = None if masks is None else masks.clamp(-10, 10) / 5
+        if not torch.is_grad_enabled() and is_product(labels):
+            return self._downscaled(xy, labels, canvas, earlier=earlier)
+        drawn = draw_prompts(xy, labels, canvas)
+        if earlier is None:
+            earlier = torch.zeros_like(drawn[:, :1])
+        return self.mask_downscaling(torch.cat((earlier, drawn), dim=1).to(self.dtype))
 
-
-def draw_prompts(xy: Tensor, labels: Tensor, *, size: tuple[int, int], cell: float, sigma: float) -> Tensor:
-    """Draw prompts on a (B, DRAWN_CHANNELS, H, W) canvas, values 0 to 1.
-
-    Positive and negative clicks are Gaussians of several widths (`sigma` frame pixels times `CLICK_WIDTHS`), which
-    together tell each place how far the click is; a box is its inside. One pixel of the canvas is `cell` frame pixels.
-    """
-    y, x = ((torch.arange(count, device=xy.device) + 0.5) * cell - 0.5 for count in size)
-    square_x, square_y = (x - xy[..., :1]) ** 2, (y - xy[..., 1:]) ** 2  # (B, N, W), (B, N, H)
-    canvas = []
-    for label in (POSITIVE, NEGATIVE):
-        is_click = (labels == label)[..., None].to(xy.dtype)
-        for width in CLICK_WIDTHS:
-            twice = 2 * (sigma * width) ** 2
-            along_x, along_y = torch.exp(-square_x / twice), is_click * torch.exp(-square_y / twice)
-            canvas.append((along_y.transpose(1, 2) @ along_x).clamp(max=1.0))  # (B, H, W)
-    canvas.append(_draw_box(xy, labels, x=x, y=y, edge=cell / 2))
-    return torch.stack(canvas, dim=1)
-
-
-def _draw_box(xy: Tensor, labels: Tensor, *, x: Tensor, y: Tensor, edge: float) -> Tensor:
-    """Return (B, H, W), 1 inside the box of each prompt that has one, with edges `edge` frame pixels soft."""
-    first, last = ((labels == label)[..., None].to(xy.dtype) for label in (BOX_START, BOX_END))
-    start, end, has_box = (first * xy).sum(1), (last * xy).sum(1), first.sum(1)  # (B, 2), (B, 2), (B, 1)
-    inside_x, inside_y = (
-        torch.sigmoid((place - start[:, axis, None]) / edge)
-        * torch.sigmoid((end[:, axis, None] - place) / edge)
-        for axis, place in enumerate((x, y))
-    )  # (B, W), (B, H)
-    return (has_box * inside_y)[:, :, None] * inside_x[:, None, :]
+    def _downscaled(self, xy: Tensor, labels: Tensor, canvas: Canvas, *, earlier: Tensor | None) -> Tensor:
+        """Return the same where no canvas is needed (inference only)."""
+        first, *between, last = self.mask_downscaling
+        assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and first.bias is not None
+        down, across = (along.to(self.dtype) for along in profiles(xy, labels, canvas))
+        x = halved(first, down, across)
+        if earlier is not None:
+            x = x + F.conv2d(earlier.to(self.dtype), first.weight[:, :1], stride=2)
+        x = x + first.bias[:, None, None]
+        for layer in between:
+            x = layer(x)
+        coded = F.linear(x.permute(0, 2, 3, 1), last.weight.flatten(1), last.bias)  # (B, h, w, C)
+        return coded.permute(0, 3, 1, 2)
 
 
 def obeyed(logits: Tensor, xy: Tensor, labels: Tensor, *, frame: tuple[int, int]) -> Tensor:

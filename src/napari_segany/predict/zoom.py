@@ -16,7 +16,7 @@ from torch import Tensor
 
 from napari_segany.core.geometry import ResizeMap
 from napari_segany.core.masks import box_of, slices_of
-from napari_segany.core.types import Box, FloatArray, Prompt
+from napari_segany.core.types import BoolMask, Box, FloatArray, Prompt
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
 
@@ -187,6 +187,15 @@ def without_islands(logits: Tensor) -> tuple[Tensor, Tensor]:
     return (logits if bool(kept.all()) else torch.where(kept, logits, logits.clamp(max=-1.0))), kept
 
 
+def _is_one_run_a_row(mask: BoolMask) -> bool:
+    """Whether a mask that fills its box has one run of pixels in each row, and each touches the next row's.
+
+    Then it is in one piece, as most are; labelling parts takes three times as long as to see that.
+    """
+    begins = np.count_nonzero(mask[:, 1:] > mask[:, :-1], axis=1) + mask[:, 0]
+    return bool((begins == 1).all() and (mask[1:] & mask[:-1]).any(axis=1).all())
+
+
 def kept_parts(logits: Tensor) -> Tensor:
     """Return (B, M, h, w) bool, False on small islands: parts under 0.3 of the largest part of a mask."""
     masks = (logits > 0).cpu().numpy()
@@ -196,6 +205,8 @@ def kept_parts(logits: Tensor) -> Tensor:
             continue
         around = slices_of(box_of(masks[index]))
         mask = masks[index][around]
+        if _is_one_run_a_row(mask):
+            continue
         parts, count = ndimage.label(mask)
         if count > 1:
             sizes = np.bincount(parts.ravel())
