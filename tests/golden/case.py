@@ -32,6 +32,11 @@ FAMILIES = {
 
 FLOOR = 1e-5  # of an output's scale: what float32 itself leaves open
 FACTOR = 3.0  # times the change under a disturbance of the weights by 1e-6
+ROUNDED_FACTOR = 4.0
+"""The same, of what is followed with memories in bfloat16: a feature that lies between two such numbers becomes either,
+by the order in which a CPU adds up. With AVX2 one output is 3.3 times off that is exact with other instructions."""
+_ROUNDED_FAMILIES = ("SAM 2 video predictor", "SAM 2 legacy video predictor")
+_EXACT_SESSION = "fp32_memory/"
 
 
 class UnsupportedCaseError(Exception):
@@ -50,12 +55,17 @@ class Case:
     def allowance(self, name: str, *, theirs: Tensor) -> float:
         """Return the largest difference that an output may have."""
         change = self._conditioning.get(name, {})
-        return max(FLOOR * self.scale(name, theirs=theirs), FACTOR * change.get("max_abs_change", 0.0))
+        factor = ROUNDED_FACTOR if self._is_rounded(name) else FACTOR
+        return max(FLOOR * self.scale(name, theirs=theirs), factor * change.get("max_abs_change", 0.0))
 
     def scale(self, name: str, *, theirs: Tensor) -> float:
         """Return the largest magnitude of an output."""
         largest = float(theirs.abs().max()) if theirs.numel() else 0.0
         return max(largest, 1e-12)
+
+    def _is_rounded(self, name: str) -> bool:
+        """Whether memories that were stored in bfloat16 are behind an output."""
+        return self.description.get("family") in _ROUNDED_FAMILIES and not name.startswith(_EXACT_SESSION)
 
     @property
     def _conditioning(self) -> dict[str, dict[str, float]]:
