@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 from napari_segany.models.query_decoder import TOKENS
 from napari_segany.models.semantic_sam import CLICK_SIDE, SemanticSam
 

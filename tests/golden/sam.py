@@ -23,7 +23,7 @@ from napari_segany.models.build import build_model, key_map_of
 from napari_segany.models.fine import FineConfig
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import DecoderConfig, MaskOutput, resize_logits
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, POSITIVE
 from napari_segany.models.sam import Sam, SamConfig
 from napari_segany.models.tiny_vit import TinyVitConfig, WindowAttention
 from napari_segany.models.vit import VitConfig, VitEncoder

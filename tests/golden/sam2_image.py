@@ -17,7 +17,7 @@ from napari_segany.models.hiera import HieraConfig
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import DecoderConfig, resize_logits
 from napari_segany.models.memory import MemoryConfig
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START
+from napari_segany.models.prompt_labels import BOX_END, BOX_START
 from napari_segany.models.sam2 import Sam2, Sam2Config, build_sam2
 from napari_segany.models.weights import load_strictly
 from napari_segany.predict.preprocess import to_frame, to_rgb

@@ -12,7 +12,7 @@ from napari_segany.core.errors import CapabilityError
 from napari_segany.models.close_memory import Clicks, CloseMemoryConfig
 from napari_segany.models.close_tracking import CloseKept, CloseTracking, Seen
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.prompt_encoder import NEGATIVE
+from napari_segany.models.prompt_labels import NEGATIVE
 from napari_segany.models.sam2 import SAM2, Sam2
 from napari_segany.models.tracking import ABSENT, TrackedFrame, Tracking
 from napari_segany.models.windows import Places

@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from napari_segany.models.drawn_prompts import (
-    BOX_END,
-    BOX_START,
     CLICK_WIDTHS,
     DRAWN_CHANNELS,
-    NEGATIVE,
-    PADDING,
-    POSITIVE,
     Canvas,
     draw_prompts,
     halved,
@@ -23,6 +18,7 @@ from napari_segany.models.drawn_prompts import (
     profiles,
 )
 from napari_segany.models.prompt_encoder import PromptEncoder, PromptGrid
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 
 CANVAS = Canvas((24, 32), cell=2.0, sigma=4.0)
 POINTS = st.tuples(st.floats(-5, 70), st.floats(-5, 55))

@@ -15,7 +15,8 @@ from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.judge import _AROUND, MaskJudge, _grown
 from napari_segany.models.mask_decoder import MASK_TOKENS
 from napari_segany.models.picking import best_one, three_apart
-from napari_segany.models.prompt_encoder import NEGATIVE, PADDING, POSITIVE, obeyed
+from napari_segany.models.prompt_encoder import obeyed
+from napari_segany.models.prompt_labels import NEGATIVE, PADDING, POSITIVE
 from napari_segany.models.sam2 import Sam2, build_sam2
 
 WIDTH, SIDE = 16, 6

@@ -14,7 +14,7 @@ from napari_segany.core.geometry import ResizeMap, fit_long_side, stretch
 from napari_segany.core.intensity import Window
 from napari_segany.core.types import Box, ModelCard, Points, Prompt
 from napari_segany.models.image_model import ImageFeatures
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, POSITIVE
 from napari_segany.predict.features import Features
 from napari_segany.predict.preprocess import to_frame
 from napari_segany.predict.prompts import encode_prompt

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from napari_segany.core.types import Points, Prompt
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, POSITIVE
 from napari_segany.predict.corrections import ALIKE, REACH, corrected
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.prompts import Encoded, encode_prompt

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_segany.core.types import Box, Points, Prompt
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 from napari_segany.models.windows import Places
 from napari_segany.predict.window_prompts import MOST_PASSES, around, at_points, by_click, in_places, misses
 

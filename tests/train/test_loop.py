@@ -334,7 +334,7 @@ def test_a_batch_is_learnt() -> None:
 def test_steps_are_taken_in_bfloat16_where_it_is_multiplied_fast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fast: bool
 ) -> None:
-    """Elsewhere it takes twenty times as long as float32."""
+    """Elsewhere its products take ninety times as long as float32's."""
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: is_fast)
     seen: list[torch.dtype] = []
 

@@ -9,7 +9,7 @@ from annotated_images import disc_labels
 
 from napari_segany.core.masks import box_of
 from napari_segany.core.types import Box
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 from napari_segany.train import simulate
 from napari_segany.train.clicks import Click, depth
 from napari_segany.train.simulate import CELL, PromptMix, corrected, first_prompts

@@ -61,17 +61,8 @@ def nested(x: Tensor, depth: int) -> Tensor:
     return _by_cell(x, depth).reshape(batch, (height >> depth) * (width >> depth), 4**depth, channels)
 
 
-def flat(x: Tensor, depth: int, *, size: tuple[int, int]) -> Tensor:
-    """Undo `nested`: (B, hw, 4^d, C) to (B, C, 2^d h, 2^d w) with `size` = (h, w)."""
-    batch, _, _, channels = x.shape
-    split = x.reshape(batch, *size, *(2,) * (2 * depth), channels)
-    rows, cols = range(3, 3 + 2 * depth, 2), range(4, 4 + 2 * depth, 2)
-    moved = split.permute(0, 3 + 2 * depth, 1, *rows, 2, *cols)
-    return moved.reshape(batch, channels, size[0] << depth, size[1] << depth)
-
-
 def laid_out(masks: Tensor, depth: int, *, size: tuple[int, int]) -> Tensor:
-    """Return (B, M, hw, 4^d) masks, each `nested`, as (B, M, 2^d h, 2^d w) with `size` = (h, w).
+    """Undo `nested` of maps that come first: (B, M, hw, 4^d) to (B, M, 2^d h, 2^d w) with `size` = (h, w).
 
     Two pixels that stay beside each other are moved as one number of twice the width.
     """

@@ -18,7 +18,8 @@ from .image_model import ImageFeatures
 from .layers import Mlp
 from .mask_decoder import MaskDecoder, MaskOutput
 from .memory import FuserBlock, MemoryConfig, MemoryEncoder, MemoryLayer, axial_rotation, rotation_at
-from .prompt_encoder import PADDING, PromptEncoder
+from .prompt_encoder import PromptEncoder
+from .prompt_labels import PADDING
 from .second_opinion import SecondOpinion
 from .time_code import time_code
 

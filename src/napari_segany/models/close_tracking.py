@@ -18,7 +18,7 @@ from napari_segany.core.errors import CapabilityError
 from .close_memory import Clicks, CloseMemory, CloseMemoryConfig, CloseRecollection
 from .image_model import ImageFeatures
 from .mask_decoder import MaskOutput
-from .prompt_encoder import BOX_END, BOX_START, POSITIVE
+from .prompt_labels import BOX_END, BOX_START, POSITIVE
 from .sam2 import Sam2
 from .second_opinion import Heard, ends, middles
 from .tracking import ABSENT, TrackedFrame

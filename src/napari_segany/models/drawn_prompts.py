@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-NEGATIVE, POSITIVE, BOX_START, BOX_END, PADDING = 0, 1, 2, 3, -1
-"""Labels of prompt points, as in the released models."""
+from .prompt_labels import BOX_END, BOX_START, NEGATIVE, POSITIVE
 
 CLICK_WIDTHS = (1.0, 3.0, 9.0)
 DRAWN_CHANNELS = 2 * len(CLICK_WIDTHS) + 1
@@ -44,7 +43,8 @@ def draw_prompts(xy: Tensor, labels: Tensor, canvas: Canvas) -> Tensor:
 
 def is_product(labels: Tensor) -> bool:
     """Whether what (B, N) labels draw is `profiles` alone: no prompt has two clicks of a sign."""
-    return all(bool(((labels == sign).sum(dim=1) <= 1).all()) for sign in (POSITIVE, NEGATIVE))
+    clicks = torch.stack([(labels == sign).sum(dim=1) for sign in (POSITIVE, NEGATIVE)])
+    return bool((clicks <= 1).all())
 
 
 def profiles(xy: Tensor, labels: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:

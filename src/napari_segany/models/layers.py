@@ -7,7 +7,7 @@ weights: 1e-6 in encoders and channel-first norms, PyTorch's 1e-5 in mask decode
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -90,18 +90,6 @@ class Mlp(nn.Module):
             x = self.activation(layer(x))
         x = self.layers[-1](x)
         return torch.sigmoid(x) if self.has_sigmoid else x
-
-
-def side_by_side(networks: Sequence[Mlp], x: Tensor) -> Tensor:
-    """Return what M networks of one form make of (M, B, C) inputs, each of its own, by one product a layer."""
-    activation, deepest = networks[0].activation, len(networks[0].layers) - 1
-    for depth, layers in enumerate(zip(*(network.layers for network in networks), strict=True)):
-        weight, bias = (
-            torch.stack([getattr(layer, name) for layer in layers]) for name in ("weight", "bias")
-        )
-        x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))  # (M, B, C')
-        x = x if depth == deepest else activation(x)
-    return torch.sigmoid(x) if networks[0].has_sigmoid else x
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

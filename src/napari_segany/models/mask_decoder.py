@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cells import add_map, doubled, flat, gelu_, laid_out, nested
+from .cells import add_map, doubled, gelu_, laid_out, nested
 from .fine import FineConfig, FineHead, dot, fine_head
 from .judge import SEEN, Evidence, MaskJudge, seen_of_maps
-from .layers import LayerNorm2d, Mlp, side_by_side
+from .layers import LayerNorm2d, Mlp
 from .outline import OutlineContext, OutlineHead
 from .two_way import FirstLook, TwoWayTransformer
 
@@ -199,7 +199,8 @@ class MaskDecoder(nn.Module):
         )
         first = self.config.generation - 1  # behind the object token
         mask_tokens = tokens[:, first + 1 : first + 1 + MASK_TOKENS][:, kept]  # (B, M, C)
-        weights = self._weights(mask_tokens, kept)  # (B, M, C / 8)
+        heads = list(self.output_hypernetworks_mlps)[kept]
+        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(heads)], dim=1)  # (B, M, C / 8)
         size = (encoded.shape[2], encoded.shape[3])
         if torch.is_grad_enabled():
             upscaled = self._upscale(encoded, fine)  # (B, C / 8, 4h, 4w)
@@ -226,16 +227,9 @@ class MaskDecoder(nn.Module):
             cells = nested(upscaled, 2) if torch.is_grad_enabled() else upscaled
             return replace(output, context=OutlineContext(cells, fine[2], encoded, evidence.seen))
         maps = fine[2:] if first else fine
-        whole = upscaled if torch.is_grad_enabled() else flat(upscaled, 2, size=size)
+        whole = upscaled if torch.is_grad_enabled() else laid_out(upscaled.permute(0, 3, 1, 2), 2, size=size)
         answer = self.fine(tokens[:, first + 1 + MASK_TOKENS], upscaled=whole, maps=maps)
         return replace(output, fine=answer)
-
-    def _weights(self, tokens: Tensor, kept: slice) -> Tensor:
-        """Return how (B, M, C) tokens of the `kept` masks weigh the upscaled channels: (B, M, C / 8)."""
-        heads = [head for head in list(self.output_hypernetworks_mlps)[kept] if isinstance(head, Mlp)]
-        if torch.is_grad_enabled():
-            return torch.stack([head(tokens[:, i]) for i, head in enumerate(heads)], dim=1)
-        return side_by_side(heads, tokens.transpose(0, 1)).transpose(0, 1)
 
     def needed(self, *, multimask: bool) -> slice:
         """Return which of the four masks `select` may show: SAM's single mask is the first, whatever the others are."""

@@ -14,32 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .drawn_prompts import (
-    BOX_END,
-    BOX_START,
-    DRAWN_CHANNELS,
-    NEGATIVE,
-    PADDING,
-    POSITIVE,
-    Canvas,
-    draw_prompts,
-    halved,
-    is_product,
-    profiles,
-)
+from .drawn_prompts import DRAWN_CHANNELS, Canvas, draw_prompts, halved, is_product, profiles
 from .layers import LayerNorm2d
-
-__all__ = [
-    "BOX_END",
-    "BOX_START",
-    "NEGATIVE",
-    "PADDING",
-    "POSITIVE",
-    "FourierCode",
-    "PromptEncoder",
-    "PromptGrid",
-    "obeyed",
-]
+from .prompt_labels import NEGATIVE, PADDING, POSITIVE
 
 _MOST_CODES = 8
 
@@ -194,10 +171,9 @@ class PromptEncoder(nn.Module):
         first, *between, last = self.mask_downscaling
         assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and first.bias is not None
         down, across = (along.to(self.dtype) for along in profiles(xy, labels, canvas))
-        x = halved(first, down, across)
+        x = halved(first, down, across).add_(first.bias[:, None, None])
         if earlier is not None:
-            x = x + F.conv2d(earlier.to(self.dtype), first.weight[:, :1], stride=2)
-        x = x + first.bias[:, None, None]
+            x += F.conv2d(earlier.to(self.dtype), first.weight[:, :1], stride=2)
         for layer in between:
             x = layer(x)
         coded = F.linear(x.permute(0, 2, 3, 1), last.weight.flatten(1), last.bias)  # (B, h, w, C)

@@ -15,7 +15,8 @@ from torch import Tensor
 from .image_model import ImageFeatures, ImageModel, ImageModelConfig
 from .mask_decoder import DecoderConfig, FineUse, MaskDecoder, MaskOutput
 from .picking import best_one, three_apart
-from .prompt_encoder import PADDING, PromptEncoder, PromptGrid, obeyed
+from .prompt_encoder import PromptEncoder, PromptGrid, obeyed
+from .prompt_labels import PADDING
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .fine import FineConfig, FineHead
 from .image_model import ImageFeatures
 from .mask_decoder import DecoderConfig, MaskDecoder
-from .prompt_encoder import BOX_START, PromptEncoder
+from .prompt_encoder import PromptEncoder
+from .prompt_labels import BOX_START
 from .promptable import Promptable, PromptableConfig
 from .tiny_vit import TINY_VIT, TinyVitConfig, TinyVitEncoder
 from .vit import VIT, VitConfig, VitEncoder

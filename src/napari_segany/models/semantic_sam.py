@@ -19,7 +19,8 @@ from .image_model import ImageFeatures, ImageModel, ImageModelConfig
 from .mask_decoder import FineUse, MaskOutput
 from .nano import NANO, NanoConfig, NanoTrunk
 from .pixel_decoder import PixelDecoder, PixelDecoderConfig
-from .prompt_encoder import BOX_END, BOX_START, POSITIVE, obeyed
+from .prompt_encoder import obeyed
+from .prompt_labels import BOX_END, BOX_START, POSITIVE
 from .query_decoder import TOKENS, Answers, Looked, QueryDecoder, QueryDecoderConfig, seed_boxes
 from .swin import SWIN, Swin, SwinConfig
 from .text import TextConfig, TextEncoder, Vocabulary, WordScores

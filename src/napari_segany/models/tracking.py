@@ -18,7 +18,7 @@ from .close_memory import CloseMemoryConfig
 from .condensing import PlacedTokens, condensed, grid_code, joined
 from .image_model import ImageFeatures
 from .mask_decoder import FineUse, MaskOutput
-from .prompt_encoder import PADDING
+from .prompt_labels import PADDING
 from .sam2 import Sam2
 from .time_code import time_code
 

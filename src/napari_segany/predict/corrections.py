@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_segany.models.mask_decoder import MaskOutput
-from napari_segany.models.prompt_encoder import NEGATIVE, POSITIVE
+from napari_segany.models.prompt_labels import NEGATIVE, POSITIVE
 
 from .prompts import DRAWN_LOGIT, Encoded
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from napari_segany.core.errors import PromptError
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import resize_logits
-from napari_segany.models.prompt_encoder import BOX_START
+from napari_segany.models.prompt_labels import BOX_START
 from napari_segany.models.tracking import FrameMemory, Recollection, TrackedFrame, Tracking, exclusive
 
 from .recall import RecallRules, recall

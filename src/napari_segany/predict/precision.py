@@ -76,6 +76,15 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def step_dtype(device: str) -> torch.dtype:
+    """Return the format of the weights in a step of training: bfloat16 where that is fast, else float32.
+
+    Float16 would need its gradients scaled.
+    """
+    fast = _fast_dtype(_device(device))
+    return fast if fast == torch.bfloat16 else torch.float32
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU has bfloat16 matrix instructions (AMX or AVX512-BF16)."""
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_segany.core.errors import PromptError
 from napari_segany.core.types import BoolMask, FloatArray, Prompt
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, POSITIVE
 
 from .features import Features
 

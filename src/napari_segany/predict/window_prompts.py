@@ -10,7 +10,7 @@ import torch
 from napari_segany.core.masks import box_of
 from napari_segany.core.types import AnyArray, BoolMask, Box, Points, Prompt
 from napari_segany.models.close_memory import Clicks
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 from napari_segany.models.windows import Places
 
 from .zoom import extent_of

@@ -24,7 +24,7 @@ from napari_segany.models.semantic_sam import SEMANTIC, build_semantic
 from napari_segany.models.weights import load_strictly
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import assemble
-from napari_segany.predict.precision import place
+from napari_segany.predict.precision import place, step_dtype
 
 from .answer_plan import AnswerPlan
 from .answers import AnswerStream, answers_loss
@@ -79,7 +79,7 @@ class Trainer:
         self.images = images
         self.folder = folder
         self.device = torch.device(device)
-        self.dtype = _step_dtype(device)
+        self.dtype = step_dtype(device)
         self.module = _trainable(recipe).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this pair
         self.learning = {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
@@ -332,12 +332,6 @@ class Trainer:
             ) from error
         _forget_after(self.step, self.folder / "history.jsonl")
         _logger.info("resumed %s at step %d", path, self.step)
-
-
-def _step_dtype(device: str) -> torch.dtype:
-    """Return the format of a step's weights: bfloat16 where it is multiplied fast, else one that needs no scaling."""
-    fast = place(device).encoder_dtype
-    return fast if fast == torch.bfloat16 else torch.float32
 
 
 def predictor_of(recipe: Recipe, weights: dict[str, Tensor], *, device: str) -> ImagePredictor:

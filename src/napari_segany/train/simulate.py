@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from napari_segany.core.types import BoolMask, Box
-from napari_segany.models.prompt_encoder import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
+from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, PADDING, POSITIVE
 
 from .clicks import Click, coarse_mask, corrective_click, first_click, first_correction, noisy_box
 
