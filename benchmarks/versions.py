@@ -32,19 +32,21 @@ def measured() -> dict[str, list[float]]:
 
     predictor = ImagePredictor(load_model(MODEL))
     large = np.ascontiguousarray(cell()[:512, :512])
-    disc = (np.add.outer((np.arange(256) - 100) ** 2, (np.arange(256) - 90) ** 2) < 11**2) * 150
-    small = (disc + np.random.default_rng(0).normal(60, 6, (256, 256))).astype(
-        np.uint8
-    )  # looked at again, magnified
+    away = np.add.outer((np.arange(256) - 100) ** 2, (np.arange(256) - 90) ** 2)
+    ground = np.random.default_rng(0).normal(60, 6, (256, 256))
+    small, tiny = (
+        (150 * (away < radius**2) + ground).astype(np.uint8) for radius in (11, 7)
+    )  # seen magnified
     point = Points(np.array([[256.0, 256.0]], dtype=np.float32), np.array([True]))
     other = Points(np.array([[100.0, 90.0]], dtype=np.float32), np.array([True]))
-    features, close = predictor.embed(large), predictor.embed(small)
+    features, close, closer = (predictor.embed(image) for image in (large, small, tiny))
     first = predictor.predict(close, Prompt(points=other))
     tasks: dict[str, Callable[[], Any]] = {
         "encode 512 x 512": lambda: predictor.embed(large),
         "click": lambda: predictor.predict(features, Prompt(points=point)),
         "click on a small object": lambda: predictor.predict(close, Prompt(points=other)),
-        "its correction": lambda: predictor.predict(
+        "click on a tiny object": lambda: predictor.predict(closer, Prompt(points=other)),
+        "correction of a small one": lambda: predictor.predict(
             close, Prompt(points=other, mask=first.logits[0]), multimask=False
         ),
     }

@@ -69,12 +69,19 @@ def test_the_judge_decides_by_the_evidence_as_when_predicting(
 
 
 def test_small_objects_are_looked_at_twice_and_truth_goes_along(nano: ImagePredictor) -> None:
-    item = disc_image(size=(256, 256), radius=7)
+    item = disc_image(size=(256, 256), radius=13)
     looks = list(answers_of(nano, item, np.random.default_rng(1), most=4))
     assert len(looks) == 8  # four in the frame and four in a window
     assert all(look[-1].shape == (1, 4) and look[-1].max() > 0.6 for look in looks)
     frame, window = looks[0][3].max(), looks[1][3].max()
     assert window > 1.5 * frame  # the masks' areas: it is magnified
+
+
+def test_what_is_foretold_to_be_small_is_looked_at_in_its_window_alone(nano: ImagePredictor) -> None:
+    item = disc_image(size=(256, 256), radius=7)
+    looks = list(answers_of(nano, item, np.random.default_rng(1), most=4))
+    assert len(looks) == 4
+    assert all(look[-1].shape == (1, 4) and look[-1].max() > 0.6 for look in looks)
 
 
 def test_of_masks_that_are_changed_as_a_whole_the_frame_alone_is_looked_at(fine: ImagePredictor) -> None:

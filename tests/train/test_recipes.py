@@ -33,7 +33,7 @@ def test_a_recipe_can_be_followed(name: str) -> None:
         elif isinstance(stage.plan, AnswerPlan):
             sides = list(stage.plan.size)
             assert stage.learns == (
-                {"masks": "judge", "ways": "choice"}[stage.plan.about],
+                {"masks": "judge", "ways": "choice", "sides": "size_head"}[stage.plan.about],
             )  # and nothing else
         else:
             sides = [stage.plan.usual.side, stage.plan.large.side]

@@ -52,7 +52,7 @@ def test_large_objects_are_answered_every_way(fine: ImagePredictor) -> None:
 
 
 def test_small_ones_are_looked_at_twice_and_thin_ones_gain_by_extending(fine: ImagePredictor) -> None:
-    _, small = collected(fine, disc_image(size=(256, 256), radius=7))
+    _, small = collected(fine, disc_image(size=(256, 256), radius=13))  # not foretold to be small
     in_window = ~small[:, 2].isnan()
     assert in_window.any() and not in_window.all()
     assert small[in_window, :2].isnan().all()

@@ -103,6 +103,13 @@ class ImageModel(nn.Module):
         """Return the features of one image with what every prompt on it would work out anew."""
         return features
 
+    def sides(self, features: ImageFeatures, xy: Tensor) -> Tensor | None:
+        """Return the longer sides of the objects that (N, 2) places (x, y) lie in, (N,), all in frame pixels.
+
+        They are foretold from the features of one image, before any mask is drawn; None in models that foretell none.
+        """
+        return None
+
     def decode(
         self,
         features: ImageFeatures,

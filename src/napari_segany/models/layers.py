@@ -86,9 +86,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., widths[0]) to (..., widths[-1])."""
-        for layer in self.layers[:-1]:
+        *inner, last = self.layers  # slices would be modules, which take as long to make as a layer does
+        for layer in inner:
             x = self.activation(layer(x))
-        x = self.layers[-1](x)
+        x = last(x)
         return torch.sigmoid(x) if self.has_sigmoid else x
 
 

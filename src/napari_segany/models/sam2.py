@@ -25,19 +25,22 @@ from .perceiver import PerceiverConfig, SpatialPerceiver
 from .prompt_encoder import PromptEncoder
 from .promptable import Promptable, PromptableConfig
 from .repvit import REPVIT, RepVit, RepVitConfig
+from .size_head import SizeHead, seen_at
 
 
 @dataclass(frozen=True, slots=True)
 class Sam2Config(PromptableConfig):
     """Everything that tells one SAM 2 from another; `memory` is None for models of single images.
 
-    The bundled models' is a `CloseMemoryConfig`: they follow objects in windows.
+    The bundled models' is a `CloseMemoryConfig`: they follow objects in windows. `foretells_sides` adds what says how
+    large an object is before it is drawn.
     """
 
     trunk: HieraConfig | RepVitConfig | NanoConfig
     _: KW_ONLY
     version: str = "2.1"
     memory: MemoryConfig | None = field(default_factory=MemoryConfig)
+    foretells_sides: bool = False
 
 
 class FpnNeck(nn.Module):
@@ -101,6 +104,8 @@ class Sam2(Promptable):
         )
         self.sam_prompt_encoder = config.prompt_encoder()
         self.sam_mask_decoder = MaskDecoder(config.width, config.decoder, projects_fine_maps=not is_nano)
+        if config.foretells_sides:
+            self.size_head = SizeHead(config.width)
         if isinstance(config.memory, CloseMemoryConfig):
             self.memory = CloseMemory(
                 config.width,
@@ -177,6 +182,15 @@ class Sam2(Promptable):
             return features
         return replace(features, embedding=features.embedding + self.no_mem_embed[0, 0, :, None, None])
 
+    def sides(self, features: ImageFeatures, xy: Tensor) -> Tensor | None:
+        """Return the longer sides of the objects that (N, 2) places (x, y) lie in, (N,), all in frame pixels."""
+        if not self.config.foretells_sides:
+            return None
+        weight = self.size_head.line.weight
+        seen = seen_at(features.embedding, xy, stride=self.config.stride).to(weight.device, weight.dtype)
+        sides: Tensor = self.size_head(seen).exp2()
+        return sides
+
     def position_code(self, size: tuple[int, int]) -> Tensor:
         """Return the (C, h, w) sine code of a feature map, as the memory attention adds it."""
         return sine_position_code(self.config.width, size)
@@ -198,6 +212,7 @@ _NANO = Sam2Config(
     is_local=True,
     decoder=NANO_DECODER,
     memory=CloseMemoryConfig(),
+    foretells_sides=True,
 )
 
 SAM2: dict[str, Sam2Config] = {

@@ -22,7 +22,6 @@ from napari_segany.core.intensity import Window, sample_window
 from napari_segany.core.types import (
     AnyArray,
     FeaturesLike,
-    FloatArray,
     MaskPrediction,
     ModelCard,
     PackedFeatures,
@@ -35,6 +34,7 @@ from napari_segany.models.semantic_sam import SemanticSam
 from .answers import Look, prediction_of, prediction_of_looks, prediction_of_view
 from .corrections import corrected
 from .features import Features, pack, unpack
+from .foresight import foreseen_windows, window_after, window_of_prompt
 from .loading import Model
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
 from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, kept_pixels, resize_of, to_rgb
@@ -43,8 +43,8 @@ from .words import words_of
 from .zoom import (
     VIEW_SIDE,
     View,
+    boxes_in_view,
     boxes_of_answer,
-    boxes_of_logits,
     choose_window,
     resample,
     windows_of_small,
@@ -206,10 +206,16 @@ class ImagePredictor:
             asked = zip(prompts, encoded, answers, strict=True)
             laddered = [led_by(self._laddered(own, *each), level) for each in asked]
             return laddered if multimask else [first_of(each) for each in laddered]
-        windows = [_window_of_earlier(prompt, own) for prompt in prompts]
+        windows = [window_of_prompt(prompt, own) for prompt in prompts]
+        predictions: dict[int, MaskPrediction] = {}
+        for i, foreseen in foreseen_windows(self.model.network, own, prompts, encoded):
+            answer, view = self._closer(own, encoded[i], foreseen, multimask=multimask, use=use)
+            answer, kept = self._tidied(answer)
+            windows[i] = window_after(prompts[i], boxes_in_view(answer, view), foreseen, own)
+            if windows[i] == foreseen:
+                predictions[i] = prediction_of_view(self._drawn(answer, kept), own, view, names=())
         whole = [index for index, window in enumerate(windows) if window is None]
         answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
-        predictions: dict[int, MaskPrediction] = {}
         for i, found in zip(whole, answers, strict=True):
             answer, kept = self._tidied(found)
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
@@ -217,7 +223,7 @@ class ImagePredictor:
             if windows[i] is None:
                 predictions[i] = prediction_of(self._drawn(answer, kept), own, names=())
         for i, window in enumerate(windows):
-            if window is not None:
+            if window is not None and i not in predictions:
                 answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=use)
                 predictions[i] = prediction_of_view(self._finish(answer), own, view, names=())
         return [led_by(predictions[index], level) for index in range(len(prompts))]
@@ -371,14 +377,6 @@ class ImagePredictor:
                 f"these features were made by {features.model.name}, not by {self.card.name}; embed the image again"
             )
         return features
-
-
-def _window_of_earlier(prompt: Prompt, features: Features) -> tuple[slice, slice] | None:
-    """Return the window to correct an earlier answer in, so that the whole frame need not be decoded for it."""
-    if features.rgb is None or prompt.mask is None or prompt.mask.dtype == np.bool_:
-        return None
-    found = boxes_of_logits(cast(FloatArray, prompt.mask), features.resize)
-    return choose_window(prompt, found, features.resize) if found else None
 
 
 def in_view(prompt: Encoded, features: Features, view: View) -> Encoded:

@@ -86,6 +86,15 @@ def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:
     return [box for logits in output.logits[0, near].cpu().numpy() for box in boxes_of_logits(logits, resize)]
 
 
+def boxes_in_view(output: MaskOutput, view: View) -> list[Box]:
+    """Return `boxes_of_answer` of an answer in a view, in pixels of the whole image."""
+    row, col = (axis.start for axis in view.window)
+    return [
+        Box(b.row0 + row, b.col0 + col, b.row1 + row, b.col1 + col)
+        for b in boxes_of_answer(output, view.resize)
+    ]
+
+
 def windows_of_small(prompt: Prompt, output: MaskOutput, resize: ResizeMap) -> list[tuple[list[int], Window]]:
     """Return which of the masks of one prompt's (1, M, …) answer are looked at again, and in which windows.
 

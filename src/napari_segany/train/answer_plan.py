@@ -1,4 +1,6 @@
-"""How a judge is taught, and what chooses ways; apart from the teaching, because recipes are read without PyTorch."""
+"""How a judge is taught, what chooses ways, and what foretells sides; apart from the teaching, as recipes are read
+without PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ class AnswerPlan:
 
     They are collected once, by the model as it then is and as a person would get them, then gone through again and
     again, those of images `image_share` of the time; `left_out` of the evidence is hidden each time. About `ways`, it
-    is which of them suits an answer that is learnt, from answers to clicks, boxes and corrections.
+    is which of them suits an answer that is learnt, from answers to clicks, boxes and corrections; about `sides`, how
+    large an object is that is clicked on, before there is any answer.
     """
 
-    about: Literal["masks", "ways"] = "masks"
+    about: Literal["masks", "ways", "sides"] = "masks"
     scenes: int = 560
     images: int = 560
     objects: tuple[int, int] = (8, 12)

@@ -31,6 +31,7 @@ from .clicks import any_click
 from .dataset import FIRST_SEED, Annotated, from_scene
 from .losses import pick_loss, true_iou
 from .metrics import whole_mask
+from .sides import sides_loss, sides_of
 from .ways import ways_loss, ways_of
 
 PICKING = 2.0
@@ -40,7 +41,7 @@ PICKING = 2.0
 class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
     """An endless stream of batches of (seen, told, shared, area, true): an `Evidence` and the true IoUs (B, M).
 
-    About ways, of (seen, gains), as `ways_of` says.
+    About ways, of (seen, gains), as `ways_of` says; about sides, of (seen, side), as `sides_of` does.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class AnswerStream(torch.utils.data.IterableDataset[tuple[Tensor, ...]]):
         self, items: Iterator[tuple[Annotated, int]], rng: np.random.Generator
     ) -> tuple[Tensor, ...]:
         """Return all answers to clicks on some images as one long batch; what is seen in half precision."""
-        collect = ways_of if self.plan.about == "ways" else answers_of
+        collect = {"masks": answers_of, "ways": ways_of, "sides": sides_of}[self.plan.about]
         looks = [look for item, most in items for look in collect(self.predictor, item, rng, most=most)]
         return tuple(torch.cat(values) for values in zip(*looks, strict=True))
 
@@ -125,16 +126,14 @@ def answers_of(
 def _looks(
     predictor: ImagePredictor, features: Features, points: Points, truth: Encoded
 ) -> Iterator[tuple[Evidence, Tensor, Encoded]]:
-    """Yield evidence, (1, 4, h, w) logits and truth of what is looked at: the frame, and the window if there is one."""
+    """Yield evidence, (1, 4, h, w) logits and truth of each look: at the frame, at a window, or at both."""
     network = predictor.model.network
     assert isinstance(network, Sam2)
     with _witnessed(network.decoder) as looks:
         predictor.predict(features, Prompt(points=points))
-    truths = [truth]
-    if len(looks) > 1:  # the window is the one that was used last
-        truths.append(in_view(truth, features, next(reversed(features.views.values()))))
-    for (evidence, logits), true in zip(looks, truths, strict=True):
-        yield evidence, logits, true
+    for evidence, logits, image in looks:
+        seen = [view for view in features.views.values() if view.tensors.embedding is image]
+        yield evidence, logits, in_view(truth, features, seen[0]) if seen else truth
 
 
 @torch.inference_mode()
@@ -150,8 +149,11 @@ def _extended(
     yield fine.evidence(extended), extended.logits, truth
 
 
-def answers_loss(decoder: MaskDecoder, batch: list[Tensor], plan: AnswerPlan) -> Tensor:
+def answers_loss(model: Sam2, batch: list[Tensor], plan: AnswerPlan) -> Tensor:
     """Return the loss of a batch of an `AnswerStream`: of fine parts where there are any, else of the base's judge."""
+    decoder = model.decoder
+    if plan.about == "sides":
+        return sides_loss(model.size_head, batch)
     if plan.about == "ways":
         assert isinstance(decoder.fine, OutlineHead)
         return ways_loss(decoder.fine.choice, batch, left_out=plan.left_out)
@@ -169,16 +171,17 @@ def judge_loss(judge: MaskJudge, batch: list[Tensor], *, left_out: float) -> Ten
 
 
 @contextmanager
-def _witnessed(decoder: MaskDecoder) -> Iterator[list[tuple[Evidence, Tensor]]]:
-    """Give a list that fills with what the judge was shown of each answer and with its (B, 4, h, w) logits."""
+def _witnessed(decoder: MaskDecoder) -> Iterator[list[tuple[Evidence, Tensor, Tensor]]]:
+    """Give a list that fills with what the judge was shown of each answer, its (B, 4, h, w) logits, the embedding."""
     evidence: list[Evidence] = []
-    looks: list[tuple[Evidence, Tensor]] = []
+    looks: list[tuple[Evidence, Tensor, Tensor]] = []
 
     def judged(_: MaskJudge, __: object, verdict: tuple[Tensor, Evidence]) -> None:
         evidence.append(verdict[1])
 
-    def after(_: MaskDecoder, __: object, output: MaskOutput) -> None:
-        looks.append((Evidence(*(x.clone() for x in astuple(evidence[-1]))), output.logits.clone()))
+    def after(_: MaskDecoder, inputs: tuple[Tensor, ...], output: MaskOutput) -> None:
+        shown = Evidence(*(x.clone() for x in astuple(evidence[-1])))
+        looks.append((shown, output.logits.clone(), inputs[0]))
 
     hooks = (decoder.judge.register_forward_hook(judged), decoder.register_forward_hook(after))
     try:

@@ -269,6 +269,8 @@ def _cut(plan: dict[str, Any]) -> str:
         )
         return "clips of " + " or ".join(windows)
     if "scenes" in plan:
+        if plan.get("about") == "sides":
+            return f"how large objects are, at clicks on {plan['scenes']} scenes and {plan['images']} images"
         taught = "what fine boundaries gain" if plan.get("about") == "ways" else "the judge"
         return f"{taught}, on answers to clicks on {plan['scenes']} scenes and {plan['images']} images"
     return f"crops of {plan['side']} pixels"

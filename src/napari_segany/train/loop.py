@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from napari_segany.core.errors import DataError
 from napari_segany.core.types import ModelCard
-from napari_segany.models.mask_decoder import MaskDecoder
-from napari_segany.models.sam2 import build_sam2
+from napari_segany.models.sam2 import Sam2, build_sam2
 from napari_segany.models.semantic_sam import SEMANTIC, build_semantic
 from napari_segany.models.weights import load_strictly
 from napari_segany.predict.image import ImagePredictor
@@ -247,9 +246,9 @@ class Trainer:
             lesson = Lesson.of(rng, clips.masks.shape[1], spoilt_share=stage.plan.spoilt_share)
             loss = low("follow", clips, rng, lesson, weights)  # type: ignore[assignment]  # as above
         elif isinstance(stage.plan, AnswerPlan):
-            decoder = self.module.get_submodule("model.decoder")
-            assert isinstance(decoder, MaskDecoder)
-            loss = answers_loss(decoder, parts, stage.plan)
+            model = self.module.get_submodule("model")
+            assert isinstance(model, Sam2)
+            loss = answers_loss(model, parts, stage.plan)
         else:
             loss = batch_loss(low, parts, stage, rng=rng, is_fine=self.recipe.is_fine)
         self.optimiser.zero_grad(set_to_none=True)

@@ -47,6 +47,14 @@ _HANDED_ON = replace(_ALL_AROUND, rounds=3, late_share=0.6, clip_share=0.2, lear
 
 _JUDGED = Stage(2000, AnswerPlan(), batch=256, rate=3e-3, last_rate=0.0, kinds=KINDS, learns=("judge",))
 
+_FORETOLD = replace(
+    _JUDGED,
+    plan=AnswerPlan("sides", scenes=1200, images=430, objects=(8, 16), image_share=0.4),
+    kinds=(*KINDS, *THIN_KINDS, *KINDS),
+    learns=("size_head",),
+)
+"""How large objects are before they are drawn."""
+
 SAM2_NANO = Recipe(
     "sam2-nano",
     stages=(
@@ -73,6 +81,7 @@ SAM2_NANO = Recipe(
         replace(_HANDED_ON, steps=600, scene_share=0.85),
         replace(_HANDED_ON, steps=3700, scene_share=0.8, kinds=(*_HANDED_ON.kinds, "em")),
         _JUDGED,
+        _FORETOLD,
     ),
 )
 

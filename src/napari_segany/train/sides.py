@@ -1,0 +1,44 @@
+"""How large the objects are that clicks are about, for a model to foretell it (`models/size_head.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_segany.core.types import Prompt
+from napari_segany.models.size_head import SizeHead, seen_at
+from napari_segany.predict.image import ImagePredictor
+from napari_segany.predict.prompts import encode_prompt
+
+from .clicks import any_click
+from .dataset import Annotated
+from .metrics import whole_mask
+
+
+def sides_of(
+    predictor: ImagePredictor, item: Annotated, rng: np.random.Generator, *, most: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield (seen (1, C), side (1,)) of clicks on some primary objects of an image, nothing being drawn.
+
+    Sides are the longer ones, as logarithms to base 2 of frame pixels.
+    """
+    chosen = rng.permutation([i for i, thing in enumerate(item.objects) if thing.is_primary])[:most]
+    if not len(chosen):
+        return
+    features = predictor.embed(item.image)
+    for index in chosen:
+        thing = item.objects[index]
+        click = encode_prompt(Prompt(points=any_click(whole_mask(thing, item.labels.shape), rng)), features)
+        seen = seen_at(features.tensors.embedding, click.xy, stride=features.stride)
+        longer = max(ends.stop - ends.start for ends in thing.box) * max(features.resize.scale)
+        yield seen.half().cpu(), torch.tensor([float(np.log2(longer))])
+
+
+def sides_loss(head: SizeHead, batch: list[Tensor]) -> Tensor:
+    """Return how far foretold sides are off, in doublings, large errors counting less than squares would."""
+    seen, sides = batch
+    return F.smooth_l1_loss(head(seen), sides)
