@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from napari_segany.core.masks import mask_iou
 from napari_segany.core.types import Box, Points, Prompt
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.size_head import SizeHead, seen_at
-from napari_segany.predict.foresight import SURELY_SMALL, foreseen_window, window_after, window_of_prompt
+from napari_segany.predict.foresight import SURELY_SMALL, Foresight, foresee, foretold, window_after
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import load_model
-from napari_segany.predict.zoom import SMALL, choose_window
+from napari_segany.predict.prompts import encode_prompt
+from napari_segany.predict.zoom import choose_window
 
+HUGE = 4000.0  # the whole frame is looked at
 PLACES = ((60, 60), (60, 180), (150, 110), (200, 200))
 
 
@@ -77,7 +80,7 @@ def test_a_click_on_something_small_needs_one_look(real: ImagePredictor) -> None
         with looks(real) as widths:
             answer = real.predict(features, click(*place))
         assert widths == [32]
-        with foretelling(real, 500), looks(real) as widths:
+        with foretelling(real, HUGE), looks(real) as widths:
             usual = real.predict(features, click(*place))
         assert widths == [64, 32]
         assert mask_iou(answer.best, usual.best) > 0.9
@@ -85,21 +88,39 @@ def test_a_click_on_something_small_needs_one_look(real: ImagePredictor) -> None
 
 
 def test_a_click_on_something_large_is_answered_from_the_frame(real: ImagePredictor) -> None:
-    features = real.embed(image_of_discs(50, places=((128, 128),)))
+    features = real.embed(image_of_discs(90, places=((128, 128),)))
     with looks(real) as widths:
         real.predict(features, click(128, 128))
-    assert widths == [64]
+    assert widths[-1] == 64
 
 
+@pytest.mark.parametrize("multimask", [True, False])
+def test_a_click_on_something_between_is_answered_from_a_part_of_the_frame(
+    real: ImagePredictor, multimask: bool
+) -> None:
+    features = real.embed(image_of_discs(22, places=PLACES[:3]))
+    for place in PLACES[:3]:
+        with looks(real) as widths:
+            answer = real.predict(features, click(*place), multimask=multimask)
+        assert widths in ([32], [48])
+        with foretelling(real, HUGE), looks(real) as widths:
+            usual = real.predict(features, click(*place), multimask=multimask)
+        assert widths == [64]
+        assert mask_iou(answer.best, usual.best) > 0.9
+        assert answer.logits.shape == usual.logits.shape
+        assert answer.masks.shape == usual.masks.shape
+
+
+@pytest.mark.parametrize("side", [20, 90])
 @pytest.mark.parametrize("radius", [4, 20, 45, 70])
-def test_what_is_foretold_wrongly_is_put_right(real: ImagePredictor, radius: int) -> None:
+def test_what_is_foretold_wrongly_is_put_right(real: ImagePredictor, radius: int, side: float) -> None:
     features = real.embed(image_of_discs(radius, places=((128, 128),)))
-    with foretelling(real, 500):
+    with foretelling(real, HUGE):
         usual = real.predict(features, click(128, 128))
-    with foretelling(real, 20):
+    with foretelling(real, side):
         answer = real.predict(features, click(128, 128))
     assert mask_iou(answer.best, usual.best) > 0.9
-    if 2 * radius * features.resize.scale[0] > 1.2 * SMALL:  # then it is the very answer of the frame
+    if radius == 70:  # neither a window nor a part holds it: then it is the very answer of the frame
         np.testing.assert_array_equal(answer.masks, usual.masks)
 
 
@@ -112,12 +133,13 @@ def test_many_clicks_at_once_are_those_one_by_one(real: ImagePredictor) -> None:
         np.testing.assert_array_equal(one.masks, real.predict(features, prompt).masks)
 
 
-def test_a_small_box_needs_one_look_and_a_large_one_is_answered_from_the_frame(real: ImagePredictor) -> None:
+def test_a_box_needs_one_look_at_a_window_a_part_or_the_frame(real: ImagePredictor) -> None:
     features = real.embed(image_of_discs(9))
     with looks(real) as widths:
         answer = real.predict(features, Prompt(box=Box(50, 50, 71, 71)), multimask=False)
+        real.predict(features, Prompt(box=Box(40, 40, 81, 81)), multimask=False)
         real.predict(features, Prompt(box=Box(10, 10, 210, 210)), multimask=False)
-    assert widths == [32, 64]
+    assert widths == [32, 32, 64]
     row, col = np.nonzero(answer.best)
     assert 49 <= row.min() <= row.max() <= 71 and 49 <= col.min() <= col.max() <= 71
 
@@ -134,8 +156,32 @@ def test_drawn_masks_are_looked_at_in_the_frame(real: ImagePredictor) -> None:
     features = real.embed(image_of_discs(9))
     drawn = np.zeros((256, 256), dtype=bool)
     drawn[52:69, 52:69] = True
-    assert window_of_prompt(Prompt(mask=drawn), features) is None
-    assert window_of_prompt(Prompt(mask=drawn, box=Box(50, 50, 71, 71)), features) is None
+    for prompt in (Prompt(mask=drawn), Prompt(mask=drawn, box=Box(50, 50, 71, 71))):
+        assert foresee(real.model.network, features, prompt, encode_prompt(prompt, features)) is None
+
+
+def test_a_correction_is_looked_at_where_the_answer_was(real: ImagePredictor) -> None:
+    features = real.embed(image_of_discs(22, places=PLACES[:3]))
+    first = real.predict(features, click(*PLACES[0]))
+    points = Points(np.array([PLACES[0], (60, 78)], dtype=np.float32), np.array([True, True]))
+    with looks(real) as widths:
+        answer = real.predict(features, Prompt(points=points, mask=first.logits[0]), multimask=False)
+    assert widths == [32]
+    assert mask_iou(answer.best, first.best) > 0.9
+    lost = Prompt(points=points, mask=np.full_like(first.logits[0], -9))
+    assert foresee(real.model.network, features, lost, encode_prompt(lost, features)) is None
+
+
+def test_no_mask_that_is_shown_ends_at_the_edge_of_a_part(real: ImagePredictor) -> None:
+    stripe = np.full((256, 256), 50, dtype=np.uint8)
+    stripe[110:146] = 180  # as high as a part can hold, and as wide as the image
+    features = real.embed(stripe)
+    with foretelling(real, 80), looks(real) as widths:
+        answer = real.predict(features, click(128, 128))
+    assert widths == [32, 64]
+    with foretelling(real, HUGE):
+        usual = real.predict(features, click(128, 128))
+    np.testing.assert_array_equal(answer.masks, usual.masks)
 
 
 @given(
@@ -149,7 +195,10 @@ def test_a_foreseen_window_holds_what_is_foretold(
 ) -> None:
     resize = fit_long_side((height, width), long_side=min(max(height, width, 512), 1280), multiple=32)
     row, col = place[0] * (height - 1), place[1] * (width - 1)
-    window = foreseen_window(click(row, col), side, resize)
+    foreseen = foretold(click(row, col), side, resize)
+    assert foreseen is not None and not foreseen.is_sure
+    window = foreseen.window
+    assert foreseen.extent.height == pytest.approx(max(1, side / max(resize.scale)))
     if side > SURELY_SMALL:
         assert window is None
     if window is None:
@@ -163,16 +212,19 @@ def test_a_foreseen_window_holds_what_is_foretold(
 def test_what_was_found_chooses_the_window(real: ImagePredictor) -> None:
     features = real.embed(image_of_discs(9))
     prompt = click(128, 128)
-    foreseen = choose_window(prompt, [], features.resize)
-    assert foreseen is not None
+    window = choose_window(prompt, [], features.resize)
+    assert window is not None
+    foreseen = Foresight(Box(127, 127, 129, 129), window, is_sure=False)
     middle = Box(120, 120, 136, 136)
-    assert window_after(prompt, [middle], foreseen, features) == foreseen
-    near_its_edge = Box(foreseen[0].start + 5, 120, foreseen[0].start + 20, 136)
-    at_the_edge = click(foreseen[0].start + 15, 128)
+    assert window_after(prompt, [middle], foreseen, features) == window
+    near_its_edge = Box(window[0].start + 5, 120, window[0].start + 20, 136)
+    at_the_edge = click(window[0].start + 15, 128)
     moved = window_after(at_the_edge, [near_its_edge], foreseen, features)
-    assert moved == choose_window(at_the_edge, [near_its_edge], features.resize) != foreseen
+    assert moved == choose_window(at_the_edge, [near_its_edge], features.resize) != window
     assert moved is not None
-    assert window_after(prompt, [Box(20, 20, 230, 230)], foreseen, features) is None
+    large = [Box(20, 20, 230, 230)]
+    assert window_after(prompt, large, foreseen, features) is None
+    assert window_after(prompt, large, replace(foreseen, is_sure=True), features) == window
 
 
 def test_an_untrained_head_foretells_nothing_small() -> None:

@@ -53,21 +53,36 @@ class ImageFeatures:
         SAM 2's high-resolution maps; then the fine head's map of the image, where the model has one.
     look
         The decoder's first look at one image without an earlier mask, where it was taken (`Promptable.prepared`).
+    origin
+        Where their first pixel lies in the frame, (x, y) in frame pixels, if they are those of a part of one. Prompts
+        are in the part's own pixels.
     """
 
     embedding: Tensor
     fine: tuple[Tensor, ...] = ()
     look: FirstLook | None = None
+    origin: tuple[float, float] = (0.0, 0.0)
 
     def of(self, index: Tensor) -> ImageFeatures:
         """Return the features of images `index` (N,), one row for each prompt."""
-        return ImageFeatures(self.embedding[index], tuple(level[index] for level in self.fine))
+        fine = tuple(level[index] for level in self.fine)
+        return ImageFeatures(self.embedding[index], fine, origin=self.origin)
+
+    def part(self, rows: slice, cols: slice, *, stride: int) -> ImageFeatures:
+        """Return the features of some rows and columns of the embedding; nothing is copied."""
+        fine = []
+        for level in self.fine:
+            times = level.shape[2] // self.embedding.shape[2]
+            across, along = (slice(times * ends.start, times * ends.stop) for ends in (rows, cols))
+            fine.append(level[:, :, across, along])
+        origin = (self.origin[0] + stride * cols.start, self.origin[1] + stride * rows.start)
+        return ImageFeatures(self.embedding[:, :, rows, cols], tuple(fine), origin=origin)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> ImageFeatures:
         """Return the features on a device, in a number format."""
         fine = tuple(x.to(device, dtype) for x in self.fine)
         look = None if self.look is None else self.look.to(device, dtype)
-        return ImageFeatures(self.embedding.to(device, dtype), fine, look)
+        return ImageFeatures(self.embedding.to(device, dtype), fine, look, self.origin)
 
     @property
     def nbytes(self) -> int:

@@ -82,7 +82,6 @@ class Promptable(ImageModel):
         labels: Tensor,
         *,
         masks: Tensor | None = None,
-        origin: tuple[float, float] = (0.0, 0.0),
         with_fine: bool = False,
         kept: slice = slice(None),
     ) -> MaskOutput:
@@ -97,14 +96,12 @@ class Promptable(ImageModel):
         labels : (B, N)
         masks : (B, 1, 4h, 4w)
             Earlier logits.
-        origin
-            Where the features' first pixel lies in the frame, (x, y), if they are a part of one.
         with_fine
             Let the fine head answer too, in models that have one.
         kept
             Which of the four masks to draw.
         """
-        size = (features.embedding.shape[2], features.embedding.shape[3])
+        size, origin = (features.embedding.shape[2], features.embedding.shape[3]), features.origin
         if self.needs_padding(labels):
             xy = torch.cat((xy, xy.new_zeros(len(xy), 1, 2)), dim=1)
             labels = torch.cat((labels, labels.new_full((len(labels), 1), PADDING)), dim=1)

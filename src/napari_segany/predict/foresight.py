@@ -1,13 +1,13 @@
-"""Which window an object is looked at in before anything was seen of it.
+"""Where an object is looked for before anything was seen of it.
 
-The whole frame need not be decoded where a prompt says by itself that it is about something small: by its box, by the
-earlier answer that it corrects, or by clicks where the model foretells it. What is foretold may be wrong, so what is
-then found has the last word.
+The whole frame need not be decoded where a prompt says by itself what it is about: by its box, by the earlier answer
+that it corrects, or by clicks, where the model foretells how large the object is. What is foretold may be wrong, so
+what is then found has the last word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -26,55 +26,71 @@ SURELY_SMALL = 48.0
 _LEAST_AROUND = 1 / 8
 
 
-def window_of_prompt(prompt: Prompt, features: Features) -> Window | None:
-    """Return the window of a small box, or of a small answer that is corrected; None where the frame is looked at."""
-    if features.rgb is None:
-        return None
-    if prompt.mask is None:
-        return None if prompt.box is None else choose_window(prompt, [], features.resize)
-    if prompt.mask.dtype == np.bool_:
-        return None
-    found = boxes_of_logits(cast(FloatArray, prompt.mask), features.resize)
-    return choose_window(prompt, found, features.resize) if found else None
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """Where an object is thought to lie.
 
-
-def foreseen_windows(
-    network: ImageModel, features: Features, prompts: Sequence[Prompt], encoded: Sequence[Encoded]
-) -> Iterator[tuple[int, Window]]:
-    """Yield the number and the window of each prompt of nothing but clicks, on what is foretold to be small."""
-    if features.rgb is None:
-        return
-    for index, (prompt, item) in enumerate(zip(prompts, encoded, strict=True)):
-        clicked = item.xy[item.labels == POSITIVE]
-        if prompt.box is not None or prompt.mask is not None or not len(clicked):
-            continue
-        sides = network.sides(features.tensors, clicked)
-        window = None if sides is None else foreseen_window(prompt, float(sides.max()), features.resize)
-        if window is not None:
-            yield index, window
-
-
-def foreseen_window(prompt: Prompt, side: float, resize: ResizeMap) -> Window | None:
-    """Return the window to look for an object in around its positive clicks, or None where it may be large.
-
-    `side` is what is foretold of its longer side, in frame pixels.
+    Attributes
+    ----------
+    extent
+        The object with the prompt's places, in image pixels.
+    window
+        To look at it in, magnified, if it is small.
+    is_sure
+        Whether a box or an earlier answer says so; else it is foretold.
     """
-    if prompt.points is None or side > SURELY_SMALL:
+
+    extent: Box
+    window: Window | None
+    is_sure: bool
+
+
+def foresee(network: ImageModel, features: Features, prompt: Prompt, encoded: Encoded) -> Foresight | None:
+    """Return where the object of a prompt is thought to lie, None where it may be anywhere.
+
+    Drawn masks are looked at in the whole frame, and so is everything that is not to be looked at again.
+    """
+    if features.rgb is None or (prompt.mask is not None and prompt.mask.dtype == np.bool_):
         return None
+    if prompt.mask is None and prompt.box is None:
+        clicked = encoded.xy[encoded.labels == POSITIVE]
+        sides = network.sides(features.tensors, clicked) if len(clicked) else None
+        return None if sides is None else foretold(prompt, float(sides.max()), features.resize)
+    found: list[Box] = []
+    if prompt.mask is not None:
+        found = boxes_of_logits(cast(FloatArray, prompt.mask), features.resize)
+        if not found:
+            return None
+    extent = extent_of(prompt, found)
+    assert extent is not None
+    return Foresight(extent, choose_window(prompt, found, features.resize), is_sure=True)
+
+
+def foretold(prompt: Prompt, side: float, resize: ResizeMap) -> Foresight | None:
+    """Return where an object lies whose longer side is foretold, in frame pixels: around the positive clicks."""
+    assert prompt.points is not None
     reach = side / (2 * max(resize.scale))
     clicks = prompt.points.coords[prompt.points.positive].tolist()
-    return choose_window(prompt, [Box(r - reach, c - reach, r + reach, c + reach) for r, c in clicks], resize)
+    found = [Box(r - reach, c - reach, r + reach, c + reach) for r, c in clicks]
+    extent = extent_of(prompt, found)
+    if extent is None:
+        return None
+    window = choose_window(prompt, found, resize) if side <= SURELY_SMALL else None
+    return Foresight(extent, window, is_sure=False)
 
 
-def window_after(prompt: Prompt, found: list[Box], foreseen: Window, features: Features) -> Window | None:
+def window_after(prompt: Prompt, found: list[Box], foreseen: Foresight, features: Features) -> Window | None:
     """Return the window for what was found in a foreseen one: the same, where that shows it as well as its own would.
 
     None where it is large, after all.
     """
+    if foreseen.is_sure or foreseen.window is None:
+        return foreseen.window
     better, extent = choose_window(prompt, found, features.resize), extent_of(prompt, found)
     if better is None or extent is None:
         return None
-    return foreseen if _shows(foreseen, extent, better=better, shape=features.image_shape) else better
+    is_shown = _shows(foreseen.window, extent, better=better, shape=features.image_shape)
+    return foreseen.window if is_shown else better
 
 
 def _shows(window: Window, extent: Box, *, better: Window, shape: tuple[int, int]) -> bool:

@@ -34,9 +34,10 @@ from napari_segany.models.semantic_sam import SemanticSam
 from .answers import Look, prediction_of, prediction_of_looks, prediction_of_view
 from .corrections import corrected
 from .features import Features, pack, unpack
-from .foresight import foreseen_windows, window_after, window_of_prompt
+from .foresight import foresee, window_after
 from .loading import Model
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
+from .parts import part_around
 from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, kept_pixels, resize_of, to_rgb
 from .prompts import Encoded, encode_prompt
 from .words import words_of
@@ -206,27 +207,65 @@ class ImagePredictor:
             asked = zip(prompts, encoded, answers, strict=True)
             laddered = [led_by(self._laddered(own, *each), level) for each in asked]
             return laddered if multimask else [first_of(each) for each in laddered]
-        windows = [window_of_prompt(prompt, own) for prompt in prompts]
         predictions: dict[int, MaskPrediction] = {}
-        for i, foreseen in foreseen_windows(self.model.network, own, prompts, encoded):
-            answer, view = self._closer(own, encoded[i], foreseen, multimask=multimask, use=use)
-            answer, kept = self._tidied(answer)
-            windows[i] = window_after(prompts[i], boxes_in_view(answer, view), foreseen, own)
-            if windows[i] == foreseen:
-                predictions[i] = prediction_of_view(self._drawn(answer, kept), own, view, names=())
-        whole = [index for index, window in enumerate(windows) if window is None]
+        windows: dict[int, tuple[slice, slice]] = {}
+        for i, (prompt, item) in enumerate(zip(prompts, encoded, strict=True)):
+            found = self._in_place(own, prompt, item, multimask=multimask, use=use, level=level)
+            if isinstance(found, MaskPrediction):
+                predictions[i] = found
+            elif found is not None:
+                windows[i] = found
+        whole = [i for i in range(len(prompts)) if i not in predictions and i not in windows]
         answers = self._answer(own.tensors, [encoded[i] for i in whole], multimask=multimask, use=use)
-        for i, found in zip(whole, answers, strict=True):
-            answer, kept = self._tidied(found)
+        for i, seen in zip(whole, answers, strict=True):
+            answer, kept = self._tidied(seen)
+            window = None
             if own.rgb is not None:  # the masks themselves are drawn only where this is the last look
-                windows[i] = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
-            if windows[i] is None:
+                window = choose_window(prompts[i], boxes_of_answer(answer, own.resize), own.resize)
+            if window is None:
                 predictions[i] = prediction_of(self._drawn(answer, kept), own, names=())
-        for i, window in enumerate(windows):
-            if window is not None and i not in predictions:
-                answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=use)
-                predictions[i] = prediction_of_view(self._finish(answer), own, view, names=())
+            else:
+                windows[i] = window
+        for i, window in windows.items():
+            answer, view = self._closer(own, encoded[i], window, multimask=multimask, use=use)
+            predictions[i] = prediction_of_view(self._finish(answer), own, view, names=())
         return [led_by(predictions[index], level) for index in range(len(prompts))]
+
+    def _in_place(
+        self,
+        own: Features,
+        prompt: Prompt,
+        encoded: Encoded,
+        *,
+        multimask: bool,
+        use: FineUse,
+        level: int | None,
+    ) -> MaskPrediction | tuple[slice, slice] | None:
+        """Return the answer from where the object is thought to lie.
+
+        Or the window that shows it better than what was looked at; None where the whole frame has to be decoded.
+        """
+        foreseen = foresee(self.model.network, own, prompt, encoded)
+        if foreseen is None:
+            return None
+        if foreseen.window is not None:
+            answer, view = self._closer(own, encoded, foreseen.window, multimask=multimask, use=use)
+            answer, kept = self._tidied(answer)
+            better = window_after(prompt, boxes_in_view(answer, view), foreseen, own)
+            if better != foreseen.window:
+                return better
+            return prediction_of_view(self._drawn(answer, kept), own, view, names=())
+        part = part_around(foreseen.extent, own)
+        if part is None:
+            return None
+        seen = [part.prompt(encoded)]
+        answer, kept = self._tidied(
+            self._answer(part.features(own.tensors), seen, multimask=multimask, use=use)[0]
+        )
+        if part.cuts(answer, all_count=level is not None):  # it may be the worst one that is asked for
+            return None
+        window = choose_window(prompt, part.boxes(answer, own.image_shape), own.resize)
+        return window or prediction_of(part.placed(self._drawn(answer, kept)), own, names=())
 
     def _laddered(
         self, own: Features, prompt: Prompt, encoded: Encoded, answer: MaskOutput

@@ -81,9 +81,13 @@ def zoom_of_side(side: float, scale: float) -> float | None:
 
 def boxes_of_answer(output: MaskOutput, resize: ResizeMap) -> list[Box]:
     """Return the boxes, in image pixels, of one prompt's masks whose score is near the best one's."""
+    return [box for logits in near_best(output).cpu().numpy() for box in boxes_of_logits(logits, resize)]
+
+
+def near_best(output: MaskOutput) -> Tensor:
+    """Return the (K, h, w) logits of one prompt's masks whose score is near the best one's."""
     ious = output.ious[0]
-    near = (ious >= _TRUSTED * ious.max()).nonzero()[:, 0]
-    return [box for logits in output.logits[0, near].cpu().numpy() for box in boxes_of_logits(logits, resize)]
+    return output.logits[0, (ious >= _TRUSTED * ious.max()).nonzero()[:, 0]]
 
 
 def boxes_in_view(output: MaskOutput, view: View) -> list[Box]:

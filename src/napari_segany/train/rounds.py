@@ -74,14 +74,12 @@ def _rounds(
     binary = (truth[:, 0] > 0.5).cpu().numpy()
     binary[~binary.any((1, 2)), 0, 0] = True  # thinner than a cell: any prompt will do
     prompts = first_prompts(binary, rng, mix=PromptMix()).to(truth.device)
-    rounds, origin = (
-        int(rng.integers(min(2, stage.rounds), stage.rounds + 1)),
-        _origin(stage, full.shape[-1], rng),
-    )
+    rounds = int(rng.integers(min(2, stage.rounds), stage.rounds + 1))
+    features = replace(features, origin=_origin(stage, full.shape[-1], rng))
     total, weight, whole = truth.new_zeros(()), 0.0, len(truth)
     for index in range(rounds):
         with torch.set_grad_enabled(not is_fine):
-            output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks, origin)  # type: ignore[assignment]  # as above
+            output: MaskOutput = low("decode", features, prompts.xy, prompts.labels, prompts.masks)  # type: ignore[assignment]  # as above
         share = len(truth) / whole
         if is_fine:
             output, loss = _fine_round(

@@ -45,13 +45,12 @@ class Trainable(nn.Module):
                 return fine.extended(*inputs)  # type: ignore[arg-type]  # as above
             looked, tokens, beside = inputs
             return fine(looked, fine.told(tokens), beside)  # type: ignore[arg-type]  # as above
-        features, xy, labels, masks, origin = inputs
+        features, xy, labels, masks = inputs
         return self.model.decode_all(
             features,  # type: ignore[arg-type]  # as above
             xy,  # type: ignore[arg-type]  # as above
             labels,  # type: ignore[arg-type]  # as above
             masks=masks,  # type: ignore[arg-type]  # as above
-            origin=origin,  # type: ignore[arg-type]  # as above
             with_fine=self.model.config.has_fine,
         )
 
