@@ -1,4 +1,4 @@
-"""Fine boundaries in the two looks at a small object, with the bundled weights."""
+"""Fine boundaries in magnified looks and others, with the bundled weights."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def prefer(predictor: ImagePredictor) -> Iterator[Callable[[int, int], None]]:
         bias.copy_(before)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("spots", ["added", "outlines"]), ("membrane", ["added"])])
-def test_only_whole_frames_may_extend_masks(
+@pytest.mark.parametrize(("kind", "expected"), [("spots", ["outlines"]), ("membrane", ["added"])])
+def test_only_looks_that_do_not_magnify_may_extend_masks(
     predictor: ImagePredictor, uses: list[str], kind: str, expected: list[str]
 ) -> None:
     scene = render_scene(11, size=(256, 256), kind=kind)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_segany.core.types import Points, Prompt
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.judge import Evidence, MaskJudge
 from napari_segany.models.mask_decoder import MaskDecoder, MaskOutput
 from napari_segany.models.outline import OutlineHead
+from napari_segany.models.prompt_encoder import PromptEncoder
 from napari_segany.models.sam2 import Sam2
 from napari_segany.predict.features import Features
 from napari_segany.predict.image import ImagePredictor, in_view
+from napari_segany.predict.parts import Part
 from napari_segany.predict.prompts import Encoded, encode_prompt
 
 from .answer_plan import AnswerPlan
@@ -126,14 +130,24 @@ def answers_of(
 def _looks(
     predictor: ImagePredictor, features: Features, points: Points, truth: Encoded
 ) -> Iterator[tuple[Evidence, Tensor, Encoded]]:
-    """Yield evidence, (1, 4, h, w) logits and truth of each look: at the frame, at a window, or at both."""
+    """Yield evidence, (1, 4, h, w) logits and truth of each look, at the frame, a part of it or a window."""
     network = predictor.model.network
     assert isinstance(network, Sam2)
-    with _witnessed(network.decoder) as looks:
+    with _witnessed(network) as looks:
         predictor.predict(features, Prompt(points=points))
-    for evidence, logits, image in looks:
-        seen = [view for view in features.views.values() if view.tensors.embedding is image]
-        yield evidence, logits, in_view(truth, features, seen[0]) if seen else truth
+    for evidence, logits, seen in looks:
+        yield evidence, logits, _truth_in(seen, truth, features)
+
+
+def _truth_in(seen: ImageFeatures, truth: Encoded, features: Features) -> Encoded:
+    """Return the truth about a frame as it is in what was looked at."""
+    for view in features.views.values():
+        if view.tensors.embedding is seen.embedding:
+            return in_view(truth, features, view)
+    (height, width), stride = seen.embedding.shape[2:], features.stride
+    col, row = (round(start) // stride for start in seen.origin)
+    cells = (features.tensors.embedding.shape[2], features.tensors.embedding.shape[3])
+    return Part(slice(row, row + height), slice(col, col + width), cells, stride).prompt(truth)
 
 
 @torch.inference_mode()
@@ -171,19 +185,28 @@ def judge_loss(judge: MaskJudge, batch: list[Tensor], *, left_out: float) -> Ten
 
 
 @contextmanager
-def _witnessed(decoder: MaskDecoder) -> Iterator[list[tuple[Evidence, Tensor, Tensor]]]:
-    """Give a list that fills with what the judge was shown of each answer, its (B, 4, h, w) logits, the embedding."""
+def _witnessed(network: Sam2) -> Iterator[list[tuple[Evidence, Tensor, ImageFeatures]]]:
+    """Give a list that fills with what the judge was shown, (B, 4, h, w) logits, and the embedding, of each answer."""
     evidence: list[Evidence] = []
-    looks: list[tuple[Evidence, Tensor, Tensor]] = []
+    origins: list[tuple[float, float]] = []
+    looks: list[tuple[Evidence, Tensor, ImageFeatures]] = []
+
+    def asked(_: PromptEncoder, __: object, named: dict[str, Any]) -> None:
+        origins.append(named["origin"])
 
     def judged(_: MaskJudge, __: object, verdict: tuple[Tensor, Evidence]) -> None:
         evidence.append(verdict[1])
 
     def after(_: MaskDecoder, inputs: tuple[Tensor, ...], output: MaskOutput) -> None:
         shown = Evidence(*(x.clone() for x in astuple(evidence[-1])))
-        looks.append((shown, output.logits.clone(), inputs[0]))
+        looks.append((shown, output.logits.clone(), ImageFeatures(inputs[0], origin=origins[-1])))
 
-    hooks = (decoder.judge.register_forward_hook(judged), decoder.register_forward_hook(after))
+    decoder = network.decoder
+    hooks = (
+        network.prompts.register_forward_pre_hook(asked, with_kwargs=True),
+        decoder.judge.register_forward_hook(judged),
+        decoder.register_forward_hook(after),
+    )
     try:
         yield looks
     finally:
