@@ -32,23 +32,30 @@ def measured() -> dict[str, list[float]]:
 
     predictor = ImagePredictor(load_model(MODEL))
     large = np.ascontiguousarray(cell()[:512, :512])
-    away = np.add.outer((np.arange(256) - 100) ** 2, (np.arange(256) - 90) ** 2)
-    ground = np.random.default_rng(0).normal(60, 6, (256, 256))
-    small, tiny = (
-        (150 * (away < radius**2) + ground).astype(np.uint8) for radius in (11, 7)
-    )  # seen magnified
-    point = Points(np.array([[256.0, 256.0]], dtype=np.float32), np.array([True]))
-    other = Points(np.array([[100.0, 90.0]], dtype=np.float32), np.array([True]))
-    features, close, closer = (predictor.embed(image) for image in (large, small, tiny))
-    first = predictor.predict(close, Prompt(points=other))
+
+    def clicking(image: Any) -> Callable[[], Any]:
+        features = predictor.embed(image)
+        middle = np.array([[side // 2 for side in image.shape]], dtype=np.float32)
+        prompt = Prompt(points=Points(middle, np.array([True])))
+        return lambda: predictor.predict(features, prompt)
+
+    def disc(side: int, radius: int) -> Any:
+        away = np.add.outer(*(2 * [(np.arange(side) - side // 2) ** 2]))
+        ground = np.random.default_rng(0).normal(60, 6, (side, side))
+        return (150 * (away < radius**2) + ground).astype(np.uint8)
+
+    small = predictor.embed(disc(256, 11))
+    point = Points(np.array([[128.0, 128.0]], dtype=np.float32), np.array([True]))
+    first = predictor.predict(small, Prompt(points=point))
+    again = Prompt(points=point, mask=first.logits[0])
     tasks: dict[str, Callable[[], Any]] = {
         "encode 512 x 512": lambda: predictor.embed(large),
-        "click": lambda: predictor.predict(features, Prompt(points=point)),
-        "click on a small object": lambda: predictor.predict(close, Prompt(points=other)),
-        "click on a tiny object": lambda: predictor.predict(closer, Prompt(points=other)),
-        "correction of a small one": lambda: predictor.predict(
-            close, Prompt(points=other, mask=first.logits[0]), multimask=False
-        ),
+        "click, 512 x 512": clicking(large),
+        "click, disc in 1024 x 1024": clicking(disc(1024, 45)),
+        "click, disc in 1536 x 1536": clicking(disc(1536, 45)),
+        "click, small disc": clicking(disc(256, 11)),
+        "click, tiny disc": clicking(disc(256, 7)),
+        "correction, small disc": lambda: predictor.predict(small, again, multimask=False),
     }
     return {name: [_milliseconds(task) for _ in range(TIMES)] for name, task in tasks.items()}
 
@@ -86,10 +93,10 @@ def main() -> None:
         for name, source in trees.items():
             for task, values in _child(source).items():
                 times[name].setdefault(task, []).extend(values)
-    print(f"{'':26}{'this, ms':>10}{'other, ms':>11}{'times':>8}")
+    print(f"{'':28}{'this, ms':>10}{'other, ms':>11}{'times':>8}")
     for task in times["this"]:
         ours, theirs = (statistics.median(times[name][task]) for name in trees)
-        print(f"{task:26}{ours:10.1f}{theirs:11.1f}{ours / theirs:8.2f}")
+        print(f"{task:28}{ours:10.1f}{theirs:11.1f}{ours / theirs:8.2f}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from annotated_images import disc_image
 
 from napari_segany.models.sam2 import Sam2
-from napari_segany.models.size_head import SizeHead
+from napari_segany.models.size_head import QUANTILE, SizeHead
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import load_model
 from napari_segany.train.answer_plan import AnswerPlan
@@ -43,18 +43,20 @@ def test_an_image_without_objects_teaches_nothing(nano: ImagePredictor) -> None:
     assert list(sides_of(nano, empty, np.random.default_rng(0), most=3)) == []
 
 
-def test_a_head_learns_what_an_embedding_says() -> None:
+def test_a_head_learns_what_nine_in_ten_do_not_exceed() -> None:
     generator = torch.Generator().manual_seed(0)
-    seen = torch.randn(512, 8, generator=generator)
-    sides = 6 + seen[:, 0] - 0.5 * seen[:, 3]
+    seen = torch.randn(4000, 8, generator=generator)
+    sides = 6 + seen[:, 0] + torch.rand(4000, generator=generator)
     head = SizeHead(8)
     optimiser = torch.optim.Adam(head.parameters(), 0.03)
-    for _ in range(800):
+    for _ in range(500):
         optimiser.zero_grad()
-        loss = sides_loss(head, [seen, sides])
-        loss.backward()
+        sides_loss(head, [seen, sides]).backward()
         optimiser.step()
-    assert float(loss) < 1e-3
+    with torch.no_grad():
+        bounds = head(seen)
+    assert float((sides <= bounds).float().mean()) == pytest.approx(QUANTILE, abs=0.03)
+    assert float((bounds - 6 - seen[:, 0]).mean()) == pytest.approx(QUANTILE, abs=0.05)
 
 
 def test_the_bundled_head_tells_small_from_large(nano: ImagePredictor) -> None:
@@ -71,7 +73,8 @@ def test_the_bundled_head_tells_small_from_large(nano: ImagePredictor) -> None:
     with torch.inference_mode():
         foretold = network.size_head(seen)
     assert float(torch.corrcoef(torch.stack((foretold, sides)))[0, 1]) > 0.8
-    assert float((foretold - sides).abs().mean()) < 0.6  # doublings
+    assert 0.75 < float((sides <= foretold).float().mean()) < 1
+    assert float((foretold - sides).median()) < 1.2  # doublings
 
 
 def test_a_stage_about_sides_teaches_the_head_alone(tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ class ImageModel(nn.Module):
         return features
 
     def sides(self, features: ImageFeatures, xy: Tensor) -> Tensor | None:
-        """Return the longer sides of the objects that (N, 2) places (x, y) lie in, (N,), all in frame pixels.
+        """Return how long the objects may be that (N, 2) places (x, y) lie in, (N,), all in frame pixels.
 
-        They are foretold from the features of one image, before any mask is drawn; None in models that foretell none.
+        Bounds of their longer sides are foretold from the features of one image; None in models that foretell nothing.
         """
         return None
 

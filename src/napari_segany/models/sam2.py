@@ -33,7 +33,7 @@ class Sam2Config(PromptableConfig):
     """Everything that tells one SAM 2 from another; `memory` is None for models of single images.
 
     The bundled models' is a `CloseMemoryConfig`: they follow objects in windows. `foretells_sides` adds what says how
-    large an object is before it is drawn.
+    large an object may be before it is drawn.
     """
 
     trunk: HieraConfig | RepVitConfig | NanoConfig
@@ -183,7 +183,7 @@ class Sam2(Promptable):
         return replace(features, embedding=features.embedding + self.no_mem_embed[0, 0, :, None, None])
 
     def sides(self, features: ImageFeatures, xy: Tensor) -> Tensor | None:
-        """Return the longer sides of the objects that (N, 2) places (x, y) lie in, (N,), all in frame pixels."""
+        """Return how long the objects may be that (N, 2) places (x, y) lie in, (N,), all in frame pixels."""
         if not self.config.foretells_sides:
             return None
         weight = self.size_head.line.weight

@@ -1,7 +1,9 @@
-"""How large an object is, foretold from the image's embedding where it is clicked on, before any mask is drawn.
+"""How large an object may be, foretold from the image's embedding where it is clicked on, before any mask is drawn.
 
-The bundled models look at small objects in a magnified window. Where one is surely small, that window is looked at
-first, and the whole frame need not be decoded for it: half of a click's time.
+The bundled models look at small objects in a magnified window, and need no more of a large frame than the part around
+an object. Where its size is foretold, window or part is looked at first, and mostly nothing else. What is foretold is
+a bound, a quantile (Koenker and Bassett 1978, "Regression quantiles"): it lies far above the usual size where an
+embedding says little, and near it where there is no doubt.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_UNTRAINED = 7.0  # log2 of frame pixels: nothing is foretold to be small
+QUANTILE = 0.9
+"""Of the objects with such an embedding, this share is not larger than foretold."""
+_UNTRAINED = 9.0  # log2 of frame pixels: everything may be large
 
 
 class SizeHead(nn.Module):
-    """What an embedding holds at a place to the longer side of the object there; untrained, all objects are large.
+    """What an embedding holds at a place to a bound of the longer side of the object there; untrained, a large one.
 
     Parameters
     ----------

@@ -21,8 +21,9 @@ from .features import Features
 from .prompts import Encoded
 from .zoom import Window, boxes_of_logits, choose_window, extent_of
 
-SURELY_SMALL = 48.0
-"""Frame pixels up to which a foretold side is believed; objects up to `zoom.SMALL` are looked at in windows."""
+SURELY_SMALL = 76.0
+"""Frame pixels up to which a bound of an object's side tells that it is small enough for a window (`zoom.SMALL`)."""
+_USUAL = 0.7  # of such a bound is the median side
 _LEAST_AROUND = 1 / 8
 
 
@@ -67,16 +68,21 @@ def foresee(network: ImageModel, features: Features, prompt: Prompt, encoded: En
 
 
 def foretold(prompt: Prompt, side: float, resize: ResizeMap) -> Foresight | None:
-    """Return where an object lies whose longer side is foretold, in frame pixels: around the positive clicks."""
-    assert prompt.points is not None
-    reach = side / (2 * max(resize.scale))
-    clicks = prompt.points.coords[prompt.points.positive].tolist()
-    found = [Box(r - reach, c - reach, r + reach, c + reach) for r, c in clicks]
-    extent = extent_of(prompt, found)
+    """Return where an object lies around the positive clicks, if its longer side is bounded, in frame pixels."""
+    extent = extent_of(prompt, _around_clicks(prompt, side / max(resize.scale)))
     if extent is None:
         return None
-    window = choose_window(prompt, found, resize) if side <= SURELY_SMALL else None
+    window = None
+    if side <= SURELY_SMALL:
+        window = choose_window(prompt, _around_clicks(prompt, _USUAL * side / max(resize.scale)), resize)
     return Foresight(extent, window, is_sure=False)
+
+
+def _around_clicks(prompt: Prompt, side: float) -> list[Box]:
+    """Return squares with sides in image pixels around each positive click."""
+    assert prompt.points is not None
+    clicks = prompt.points.coords[prompt.points.positive].tolist()
+    return [Box(r - side / 2, c - side / 2, r + side / 2, c + side / 2) for r, c in clicks]
 
 
 def window_after(prompt: Prompt, found: list[Box], foreseen: Foresight, features: Features) -> Window | None:

@@ -50,10 +50,12 @@ _JUDGED = Stage(2000, AnswerPlan(), batch=256, rate=3e-3, last_rate=0.0, kinds=K
 _FORETOLD = replace(
     _JUDGED,
     plan=AnswerPlan("sides", scenes=1200, images=430, objects=(8, 16), image_share=0.4),
+    steps=3000,
+    rate=1e-2,
     kinds=(*KINDS, *THIN_KINDS, *KINDS),
     learns=("size_head",),
 )
-"""How large objects are before they are drawn."""
+"""How large objects may be before they are drawn."""
 
 SAM2_NANO = Recipe(
     "sam2-nano",
