@@ -1,7 +1,8 @@
 """How long the bundled model takes beside an earlier version of this package, in turns, each in a process of its own.
 
 `git worktree add ../earlier COMMIT`, then `python benchmarks/versions.py --other ../earlier [--rounds N]`: medians over
-all rounds, and how many times the other's. Both run with their own code and their own weights.
+all rounds, and how many times the other's. Both run with their own code and their own weights. `--data FOLDER`, which
+holds `images/` and `labels/`, adds clicks on objects of real images: the first one on each, and the same once more.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 TIMES = 9
+EVERY, MOST = 30, 4  # of the images, and the most objects of each
 MODEL = "sam2-nano"
 
 
-def measured() -> dict[str, list[float]]:
+def measured(data: Path | None) -> dict[str, list[float]]:
     """Return milliseconds of encoding and clicking with the package that is on the path."""
     import numpy as np
     from skimage.data import cell
@@ -57,7 +60,29 @@ def measured() -> dict[str, list[float]]:
         "click, tiny disc": clicking(disc(256, 7)),
         "correction, small disc": lambda: predictor.predict(small, again, multimask=False),
     }
-    return {name: [_milliseconds(task) for _ in range(TIMES)] for name, task in tasks.items()}
+    found = {name: [_milliseconds(task) for _ in range(TIMES)] for name, task in tasks.items()}
+    return found if data is None else found | _on_real_images(predictor, data)
+
+
+def _on_real_images(predictor: Any, data: Path) -> dict[str, list[float]]:
+    """Return milliseconds of the first and of the second click on some objects of every thirtieth image of a folder."""
+    import numpy as np
+    from scipy import ndimage
+    from skimage.io import imread
+
+    from napari_segany.core.types import Points, Prompt
+
+    found: dict[str, list[float]] = {"first click on an object": [], "second click on it": []}
+    for path in sorted((data / "images").iterdir())[::EVERY]:
+        labels = imread(data / "labels" / path.name)
+        ids = np.unique(labels)[1:]
+        middles = ndimage.center_of_mass(labels > 0, labels, ids[:: -(-len(ids) // MOST)])
+        features = predictor.embed(imread(path))
+        for middle in middles:
+            prompt = Prompt(points=Points(np.array([middle], dtype=np.float32), np.array([True])))
+            for times in found.values():
+                times.append(_milliseconds(partial(predictor.predict, features, prompt)))
+    return found
 
 
 def _milliseconds(task: Callable[[], Any]) -> float:
@@ -66,10 +91,10 @@ def _milliseconds(task: Callable[[], Any]) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def _child(source: Path) -> dict[str, list[float]]:
+def _child(source: Path, data: Path | None) -> dict[str, list[float]]:
     """Measure one source tree in a new process."""
     environment = os.environ | {"PYTHONPATH": str(source.resolve())}
-    command = [sys.executable, __file__, "--measure"]
+    command = [sys.executable, __file__, "--measure", *(["--data", str(data)] if data else [])]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     answer: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
     return answer
@@ -80,10 +105,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--other", type=Path, help="root of a checkout of the earlier version")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument(
+        "--data", type=Path, help="folder with images/ and labels/, for clicks on real objects"
+    )
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
-        print(json.dumps(measured()))
+        print(json.dumps(measured(asked.data)))
         return
     if asked.other is None or not (asked.other / "src" / "napari_segany").is_dir():
         parser.error(f"--other must be the root of a checkout with src/napari_segany, got {asked.other}")
@@ -91,7 +119,7 @@ def main() -> None:
     times: dict[str, dict[str, list[float]]] = {name: {} for name in trees}
     for _ in range(asked.rounds):
         for name, source in trees.items():
-            for task, values in _child(source).items():
+            for task, values in _child(source, asked.data).items():
                 times[name].setdefault(task, []).extend(values)
     print(f"{'':28}{'this, ms':>10}{'other, ms':>11}{'times':>8}")
     for task in times["this"]:

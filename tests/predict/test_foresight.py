@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from napari_segany.core.geometry import fit_long_side
 from napari_segany.core.masks import mask_iou
 from napari_segany.core.types import Box, Points, Prompt
+from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.size_head import SizeHead, seen_at
 from napari_segany.predict.foresight import SURELY_SMALL, Foresight, foresee, foretold, window_after
@@ -150,6 +151,15 @@ def test_clicks_on_nothing_but_background_foretell_nothing(real: ImagePredictor)
     with foretelling(real, 10), looks(real) as widths:
         real.predict(features, negative)
     assert widths[0] == 64
+
+
+def test_what_is_foretold_of_broken_features_counts_for_nothing(real: ImagePredictor) -> None:
+    features = real.embed(image_of_discs(9))
+    encoded = encode_prompt(click(60, 60), features)
+    with torch.inference_mode():
+        for value in (float("nan"), 1e30):
+            broken = replace(features, tensors=ImageFeatures(torch.full((1, 128, 64, 64), value)))
+            assert foresee(real.model.network, broken, click(60, 60), encoded) is None
 
 
 def test_drawn_masks_are_looked_at_in_the_frame(real: ImagePredictor) -> None:

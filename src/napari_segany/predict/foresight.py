@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import torch
 
 from napari_segany.core.geometry import ResizeMap
 from napari_segany.core.types import Box, FloatArray, Prompt
@@ -56,7 +57,9 @@ def foresee(network: ImageModel, features: Features, prompt: Prompt, encoded: En
     if prompt.mask is None and prompt.box is None:
         clicked = encoded.xy[encoded.labels == POSITIVE]
         sides = network.sides(features.tensors, clicked) if len(clicked) else None
-        return None if sides is None else foretold(prompt, float(sides.max()), features.resize)
+        if sides is None or not torch.isfinite(sides).all():
+            return None
+        return foretold(prompt, float(sides.max()), features.resize)
     found: list[Box] = []
     if prompt.mask is not None:
         found = boxes_of_logits(cast(FloatArray, prompt.mask), features.resize)
