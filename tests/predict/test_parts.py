@@ -133,8 +133,5 @@ def test_masks_at_edges_inside_the_frame_are_cut(
     mask[slice(*rows), slice(*cols)] = True
     middle = torch.zeros_like(mask)
     middle[30:33, 60:64] = True
-    assert part.cuts(answer_of(mask, middle, scores=(0.9, 0.8)), all_count=False) == is_cut
-    assert part.cuts(answer_of(mask, middle, scores=(0.31, 0.8)), all_count=False) == is_cut
-    assert not part.cuts(answer_of(mask, middle, scores=(0.29, 0.8)), all_count=False)
-    assert part.cuts(answer_of(mask, middle, scores=(0.29, 0.3)), all_count=False) == is_cut
-    assert part.cuts(answer_of(mask, middle, scores=(0.01, 0.8)), all_count=True) == is_cut
+    for scores in ((0.9, 0.1), (0.1, 0.9)):  # any of them may be chosen
+        assert part.cuts(answer_of(mask, middle, scores=scores)) == is_cut

@@ -210,7 +210,7 @@ class ImagePredictor:
         predictions: dict[int, MaskPrediction] = {}
         windows: dict[int, tuple[slice, slice]] = {}
         for i, (prompt, item) in enumerate(zip(prompts, encoded, strict=True)):
-            found = self._in_place(own, prompt, item, multimask=multimask, use=use, level=level)
+            found = self._in_place(own, prompt, item, multimask=multimask, use=use)
             if isinstance(found, MaskPrediction):
                 predictions[i] = found
             elif found is not None:
@@ -232,14 +232,7 @@ class ImagePredictor:
         return [led_by(predictions[index], level) for index in range(len(prompts))]
 
     def _in_place(
-        self,
-        own: Features,
-        prompt: Prompt,
-        encoded: Encoded,
-        *,
-        multimask: bool,
-        use: FineUse,
-        level: int | None,
+        self, own: Features, prompt: Prompt, encoded: Encoded, *, multimask: bool, use: FineUse
     ) -> MaskPrediction | tuple[slice, slice] | None:
         """Return the answer from where the object is thought to lie.
 
@@ -262,7 +255,7 @@ class ImagePredictor:
         answer, kept = self._tidied(
             self._answer(part.features(own.tensors), seen, multimask=multimask, use=use)[0]
         )
-        if part.cuts(answer, all_count=level is not None):  # it may be the worst one that is asked for
+        if part.cuts(answer):
             return None
         window = choose_window(prompt, part.boxes(answer, own.image_shape), own.resize)
         return window or prediction_of(part.placed(self._drawn(answer, kept)), own, names=())

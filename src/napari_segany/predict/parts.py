@@ -28,7 +28,6 @@ _STEP = 16  # cells; sides of parts are multiples of it, so that few sizes occur
 _LARGEST_SHARE = 0.6  # of the frame; beyond it the whole is decoded
 _EDGE = 2  # cells; a mask that comes nearer to an edge inside the frame may go on behind it
 _LOGITS = 4  # along a cell
-_BAD, _WORSE = 0.3, 0.5  # predicted IoU, and its share of the best one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,9 @@ class Part:
         mask = None if encoded.mask is None else encoded.mask[:, _logits(self.rows), _logits(self.cols)]
         return replace(encoded, xy=encoded.xy - start, mask=mask)
 
-    def cuts(self, output: MaskOutput, *, all_count: bool) -> bool:
-        """Whether a mask of one prompt's answer may go on outside of the part.
-
-        Unless `all_count`, bad ones that are thought to be less than half as good as the best do not.
-        """
-        ious = output.ious[0]
-        counts = (ious >= min(_BAD, _WORSE * float(ious.max()))) | all_count
-        inside = (output.logits[0, counts] > 0).any(dim=0)
+    def cuts(self, output: MaskOutput) -> bool:
+        """Whether any mask of one prompt's answer, also one that is thought to be bad, may go on outside of the part."""
+        inside = (output.logits[0] > 0).any(dim=0)
         edges = []
         for lines, ends, count in zip((inside, inside.T), (self.rows, self.cols), self.cells, strict=True):
             edges += [lines[: _EDGE * _LOGITS]] if ends.start > 0 else []
