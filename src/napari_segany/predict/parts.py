@@ -50,7 +50,7 @@ class Part:
         return replace(encoded, xy=encoded.xy - start, mask=mask)
 
     def cuts(self, output: MaskOutput) -> bool:
-        """Whether any mask of one prompt's answer, also one that is thought to be bad, may go on outside of the part."""
+        """Whether any mask of one prompt's answer, also a bad one, may go on outside of the part."""
         inside = (output.logits[0] > 0).any(dim=0)
         edges = []
         for lines, ends, count in zip((inside, inside.T), (self.rows, self.cols), self.cells, strict=True):
