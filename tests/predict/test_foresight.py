@@ -99,11 +99,11 @@ def test_a_click_on_something_large_is_answered_from_the_frame(real: ImagePredic
 def test_a_click_on_something_between_is_answered_from_a_part_of_the_frame(
     real: ImagePredictor, multimask: bool
 ) -> None:
-    features = real.embed(image_of_discs(22, places=PLACES[:3]))
+    features = real.embed(image_of_discs(18, places=PLACES[:3]))
     for place in PLACES[:3]:
         with looks(real) as widths:
             answer = real.predict(features, click(*place), multimask=multimask)
-        assert widths in ([32], [48])
+        assert widths == [32]
         with foretelling(real, HUGE), looks(real) as widths:
             usual = real.predict(features, click(*place), multimask=multimask)
         assert widths == [64]

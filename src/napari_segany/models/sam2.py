@@ -104,8 +104,6 @@ class Sam2(Promptable):
         )
         self.sam_prompt_encoder = config.prompt_encoder()
         self.sam_mask_decoder = MaskDecoder(config.width, config.decoder, projects_fine_maps=not is_nano)
-        if config.foretells_sides:
-            self.size_head = SizeHead(config.width)
         if isinstance(config.memory, CloseMemoryConfig):
             self.memory = CloseMemory(
                 config.width,
@@ -119,6 +117,8 @@ class Sam2(Promptable):
             )
         elif config.memory is not None:
             self._add_memory(config.memory)
+        if config.foretells_sides:  # last, so that a seed gives all else the weights that it gave before
+            self.size_head = SizeHead(config.width)
 
     @property
     def prompts(self) -> PromptEncoder:

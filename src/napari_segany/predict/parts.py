@@ -25,7 +25,7 @@ from .zoom import OUTSIDE_LOGIT, near_best
 AROUND = 72.0
 """Frame pixels around an object, at least, that are decoded with it."""
 _STEP = 16  # cells; sides of parts are multiples of it, so that few sizes occur
-_LARGEST_SHARE = 0.6  # of the frame; beyond it the whole is decoded
+_LARGEST_SHARE = 0.3  # of the frame; beyond it little is won, and lost where the frame is decoded after all
 _EDGE = 2  # cells; a mask that comes nearer to an edge inside the frame may go on behind it
 _LOGITS = 4  # along a cell
 
