@@ -25,72 +25,78 @@ class Canvas(NamedTuple):
     cell: float
     sigma: float
 
-    def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return where its columns and its rows lie, in frame pixels: x (W,), y (H,)."""
-        y, x = ((torch.arange(count, device=device) + 0.5) * self.cell - 0.5 for count in self.size)
-        return x, y
+    def places(self, device: torch.device) -> Tensor:
+        """Return where its rows, then its columns lie, in frame pixels: (H + W,)."""
+        lines = [torch.arange(count, device=device) for count in self.size]
+        return torch.cat(lines) * self.cell + (self.cell - 1) / 2
+
+    def repeated(self, xy: Tensor) -> Tensor:
+        """Return (..., H + W) the y of (..., 2) points for each row, then their x for each column."""
+        y, x = (
+            xy[..., axis, None].expand(*xy.shape[:-1], count)
+            for axis, count in zip((1, 0), self.size, strict=True)
+        )
+        return torch.cat((y, x), dim=-1)
+
+    def parted(self, lines: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (..., H) and the (..., W) part of (..., H + W) rows and columns."""
+        down, across = lines.split(self.size, dim=-1)
+        return down, across
 
 
 def draw_prompts(xy: Tensor, labels: Tensor, canvas: Canvas) -> Tensor:
     """Draw (B, N, 2) points (x, y) in frame pixels with (B, N) labels: (B, DRAWN_CHANNELS, H, W), values 0 to 1."""
-    is_click, down, across = _clicks(xy, labels, canvas)
+    is_click, lines = _clicks(xy, labels, canvas)
+    down, across = canvas.parted(lines)
     down = is_click[..., None, None] * down[:, None]  # (B, 2, N, widths, H)
     clicks = down.permute(0, 1, 3, 4, 2) @ across.transpose(1, 2)[:, None]  # (B, 2, widths, H, W)
-    box_down, box_across = _box(xy, labels, canvas)
+    box_down, box_across = canvas.parted(_box(xy, labels, canvas))
     box = box_down[:, :, None] * box_across[:, None, :]
     return torch.cat((clicks.clamp(max=1.0).flatten(1, 2), box[:, None]), dim=1)
 
 
 def is_product(labels: Tensor) -> bool:
     """Whether what (B, N) labels draw is `profiles` alone: no prompt has two clicks of a sign."""
-    clicks = torch.stack([(labels == sign).sum(dim=1) for sign in (POSITIVE, NEGATIVE)])
-    return bool((clicks <= 1).all())
+    return all(kinds.count(sign) <= 1 for kinds in labels.tolist() for sign in (POSITIVE, NEGATIVE))
 
 
 def profiles(xy: Tensor, labels: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
     """Return (B, DRAWN_CHANNELS, H) and (B, DRAWN_CHANNELS, W): their products are `draw_prompts`, if `is_product`."""
-    is_click, *along = _clicks(xy, labels, canvas)
-    made = []
-    for each, box in zip(along, _box(xy, labels, canvas), strict=True):
-        clicks = (is_click @ each.flatten(2)).unflatten(2, each.shape[2:])  # (B, 2, widths, H or W)
-        made.append(torch.cat((clicks.flatten(1, 2), box[:, None]), dim=1))
-    return made[0], made[1]
+    is_click, lines = _clicks(xy, labels, canvas)
+    clicks = (is_click @ lines.flatten(2)).unflatten(2, lines.shape[2:])  # (B, 2, widths, H + W)
+    made = torch.cat((clicks.flatten(1, 2), _box(xy, labels, canvas)[:, None]), dim=1)
+    return canvas.parted(made)
 
 
 def halved(conv: nn.Conv2d, down: Tensor, across: Tensor) -> Tensor:
     """Return what a convolution (2 x 2, stride 2) makes of products of (B, K, H) and (B, K, W) profiles, without bias.
 
-    Its first channels, before the last K, see nothing. The answer (B, C, H / 2, W / 2) lies channels-last in memory.
+    Its first channels, before the last K, see nothing. The answer is (B, H / 2 * W / 2, C).
     """
     weight = conv.weight[:, conv.in_channels - down.shape[1] :]  # (C, K, 2, 2)
     pairs = across.unflatten(2, (-1, 2))  # (B, K, W / 2, 2)
     rows = torch.einsum("ckae,bkje->bkajc", weight, pairs).flatten(3).flatten(1, 2)  # (B, K * 2, W / 2 * C)
     lines = down.unflatten(2, (-1, 2)).transpose(1, 2).flatten(2)  # (B, H / 2, K * 2)
-    return (lines @ rows).unflatten(2, (-1, len(weight))).permute(0, 3, 1, 2)
+    return (lines @ rows).view(len(down), -1, len(weight))
 
 
-def _clicks(xy: Tensor, labels: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
+def _clicks(xy: Tensor, labels: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
     """Return which points are positive and which negative clicks, (B, 2, N), and Gaussians around all of them.
 
-    These are (B, N, widths, H) down and (B, N, widths, W) across.
+    These are profiles down and across, (B, N, widths, H + W).
     """
     is_click = torch.stack([labels == sign for sign in (POSITIVE, NEGATIVE)], dim=1).to(xy.dtype)
-    twice = 2 * (canvas.sigma * xy.new_tensor(CLICK_WIDTHS)) ** 2
-    across, down = (
-        torch.exp(-((place - xy[..., axis, None]) ** 2)[:, :, None] / twice[:, None])
-        for axis, place in enumerate(canvas.places(xy.device))
-    )
-    return is_click, down, across
+    steep = xy.new_tensor([-0.5 / (canvas.sigma * width) ** 2 for width in CLICK_WIDTHS])
+    away = (canvas.places(xy.device) - canvas.repeated(xy)).square()  # (B, N, H + W)
+    return is_click, torch.exp(away[:, :, None] * steep[:, None])
 
 
-def _box(xy: Tensor, labels: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
-    """Return (B, H) and (B, W), whose product is 1 inside each prompt's box, if any; edges are half a cell soft."""
-    edge = canvas.cell / 2
+def _box(xy: Tensor, labels: Tensor, canvas: Canvas) -> Tensor:
+    """Return (B, H + W) profiles, whose product is 1 inside each prompt's box, if any; edges are half a cell soft."""
     first, last = ((labels == label)[..., None].to(xy.dtype) for label in (BOX_START, BOX_END))
-    start, end, has_box = (first * xy).sum(1), (last * xy).sum(1), first.sum(1)  # (B, 2), (B, 2), (B, 1)
-    inside_x, inside_y = (
-        torch.sigmoid((place - start[:, axis, None]) / edge)
-        * torch.sigmoid((end[:, axis, None] - place) / edge)
-        for axis, place in enumerate(canvas.places(xy.device))
-    )
-    return has_box * inside_y, inside_x
+    has_box = first.sum(1)  # (B, 1)
+    if not has_box.any():
+        return has_box.expand(-1, sum(canvas.size))
+    start, end = (canvas.repeated((corner * xy).sum(1)) for corner in (first, last))  # (B, H + W)
+    place, edge = canvas.places(xy.device), canvas.cell / 2
+    return has_box * torch.sigmoid((place - start) / edge) * torch.sigmoid((end - place) / edge)

@@ -47,7 +47,11 @@ def three_apart(output: MaskOutput, *, obeyed: Obedience) -> MaskOutput:
     crowded = like + ((output.ious <= 0) | ~inside.any(-1)).float()
     crowded[_rows(best), best] = -1  # it stays
     kept = crowded.topk(output.ious.shape[1] - 1, dim=1, largest=False).indices.sort(dim=1).values
-    return _agreed(output, best, like=like * output.is_plain[:, None], obeyed=obeyed).masks(kept)
+    shown = output.masks(kept)
+    first = _agreed(output, best, like=like * output.is_plain[:, None], obeyed=obeyed)
+    return replace(
+        shown, logits=torch.where((kept == best[:, None])[..., None, None], first[:, None], shown.logits)
+    )
 
 
 def best_one(output: MaskOutput, *, obeyed: Obedience) -> MaskOutput:
@@ -56,7 +60,8 @@ def best_one(output: MaskOutput, *, obeyed: Obedience) -> MaskOutput:
     scores[:, 0] += FAVOUR
     best = scores.argmax(dim=1)
     like = _likeness(_inside(output), best)
-    return _agreed(output, best, like=like, obeyed=obeyed).masks(best[:, None])
+    logits = _agreed(output, best, like=like, obeyed=obeyed)[:, None]
+    return replace(output.masks(best[:, None]), logits=logits)
 
 
 def _inside(output: MaskOutput) -> Tensor:
@@ -67,29 +72,29 @@ def _inside(output: MaskOutput) -> Tensor:
 def _likeness(inside: Tensor, best: Tensor) -> Tensor:
     """Return the (B, M) IoUs of each of (B, M, N) masks with that at `best` (B,)."""
     each = inside.float()
-    own = each[_rows(best), best][:, None]
-    both = (each * own).sum(-1)
-    return both / (each.sum(-1) + own.sum(-1) - both).clamp(min=1)
+    both, area = each @ each[_rows(best), best][..., None], each.sum(-1, keepdim=True)  # (B, M, 1)
+    own = area[_rows(best), best][:, None]
+    return (both / (area + own - both).clamp(min=1))[..., 0]
 
 
-def _agreed(output: MaskOutput, best: Tensor, *, like: Tensor, obeyed: Obedience) -> MaskOutput:
-    """Return answers whose `best` (B,) masks are cut from the mean of the chances that they and those like them see.
+def _agreed(output: MaskOutput, best: Tensor, *, like: Tensor, obeyed: Obedience) -> Tensor:
+    """Return the `best` (B,) masks' (B, h, w) logits, cut from the mean of the chances that those like them see, too.
 
     Masks of one object differ in where they draw its outline; each counts by how likely it is the one that is meant.
     A mask that would obey fewer clicks for it stays as it is.
     """
+    own = output.logits[_rows(best), best]
     has_say = like >= SAME
-    several = (has_say.sum(dim=1) > 1).nonzero()[:, 0]
-    if not len(several):
-        return output
-    share = torch.softmax(SHARPNESS * output.ious[several], dim=1) * has_say[several]
-    share = (share / share.sum(dim=1, keepdim=True))[:, :, None, None]
-    chances = (share * output.logits[several].float().sigmoid()).sum(1)  # (B', h, w)
-    logits = output.logits.clone()
-    logits[several, best[several]] = torch.logit(chances, eps=_LEAST_CHANCE).to(logits)
-    lost = (obeyed(logits) < obeyed(output.logits))[_rows(best), best].nonzero()[:, 0]
-    logits[lost, best[lost]] = output.logits[lost, best[lost]]
-    return replace(output, logits=logits)
+    has_several = has_say.sum(dim=1) > 1
+    if not has_several.any():
+        return own
+    share = torch.softmax(SHARPNESS * output.ious, dim=1) * has_say
+    share = share / share.sum(dim=1, keepdim=True)  # (B, M)
+    chances = torch.einsum("bm,bmhw->bhw", share, output.logits.float().sigmoid())
+    mixed = torch.logit(chances, eps=_LEAST_CHANCE).to(own)
+    shares = obeyed(torch.stack((mixed, own), dim=1))  # (B, 2)
+    is_mixed = has_several & (shares[:, 0] >= shares[:, 1])
+    return torch.where(is_mixed[:, None, None], mixed, own)
 
 
 def _rows(best: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cells import gathered, gelu_, nested
 from .drawn_prompts import DRAWN_CHANNELS, Canvas, draw_prompts, halved, is_product, profiles
 from .layers import LayerNorm2d
 from .prompt_labels import NEGATIVE, PADDING, POSITIVE
@@ -168,16 +169,21 @@ class PromptEncoder(nn.Module):
 
     def _downscaled(self, xy: Tensor, labels: Tensor, canvas: Canvas, *, earlier: Tensor | None) -> Tensor:
         """Return the same where no canvas is needed (inference only)."""
-        first, *between, last = self.mask_downscaling
-        assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and first.bias is not None
+        first, norm, _, second, inner_norm, _, last = self.mask_downscaling
+        assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d) and isinstance(last, nn.Conv2d)
+        assert isinstance(norm, LayerNorm2d) and isinstance(inner_norm, LayerNorm2d)
+        assert first.bias is not None
         down, across = (along.to(self.dtype) for along in profiles(xy, labels, canvas))
-        x = halved(first, down, across).add_(first.bias[:, None, None])
+        x = halved(first, down, across)  # (B, 4hw, C''), row by row
         if earlier is not None:
-            x += F.conv2d(earlier.to(self.dtype), first.weight[:, :1], stride=2)
-        for layer in between:
-            x = layer(x)
-        coded = F.linear(x.permute(0, 2, 3, 1), last.weight.flatten(1), last.bias)  # (B, h, w, C)
-        return coded.permute(0, 3, 1, 2)
+            x += F.linear(
+                nested(earlier.to(self.dtype), 1)[..., 0], nested(first.weight[:, :1], 1).flatten(1)
+            )
+        x = gelu_(norm.of_last(x.add_(first.bias)))
+        size = (canvas.size[0] // 2, canvas.size[1] // 2)
+        x = gathered(second, nested(x.unflatten(1, size).permute(0, 3, 1, 2), 1))  # (B, hw, C')
+        coded = F.linear(gelu_(inner_norm.of_last(x)), last.weight.flatten(1), last.bias)  # (B, hw, C)
+        return coded.unflatten(1, (size[0] // 2, size[1] // 2)).permute(0, 3, 1, 2)
 
 
 def obeyed(logits: Tensor, xy: Tensor, labels: Tensor, *, frame: tuple[int, int]) -> Tensor:
@@ -194,14 +200,48 @@ def obeyed(logits: Tensor, xy: Tensor, labels: Tensor, *, frame: tuple[int, int]
     frame
         (height, width) in pixels.
     """
-    rows, cols = (
-        ((xy[..., axis] + 0.5) / length * count).long().clamp(0, count - 1)
-        for axis, length, count in zip((1, 0), frame, logits.shape[-2:], strict=True)
+    return clicks_on(xy, labels, frame=frame, size=(logits.shape[-2], logits.shape[-1])).obeyed(logits)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClicksOn:
+    """The clicks of N prompts on grids over the whole frame.
+
+    Attributes
+    ----------
+    at : (N, P)
+        The flat cell that each point lies in.
+    is_wanted : (N, P)
+        Whether it is to be inside of the mask.
+    is_click : (N, P)
+        Whether it counts.
+    count : (N, 1)
+        How many do, at least 1.
+    """
+
+    at: Tensor
+    is_wanted: Tensor
+    is_click: Tensor
+    count: Tensor
+
+    def obeyed(self, logits: Tensor) -> Tensor:
+        """Return the (N, ...) share of clicks that (N, ..., h, w) masks obey, 1 where there are none."""
+        between = (
+            slice(None),
+            *(None,) * (logits.ndim - 3),
+        )  # as many axes as lie between prompts and places
+        inside = logits.flatten(-2).gather(-1, self.at[between].expand(*logits.shape[:-2], -1)) > 0
+        is_wrong = (inside != self.is_wanted[between]) & self.is_click[between]
+        return 1 - is_wrong.sum(-1) / self.count[between][..., 0]
+
+
+def clicks_on(xy: Tensor, labels: Tensor, *, frame: tuple[int, int], size: tuple[int, int]) -> ClicksOn:
+    """Return the clicks among (N, P, 2) points (x, y) in frame pixels with (N, P) labels on grids of `size` (h, w)."""
+    cols, rows = (
+        ((xy[..., axis] + 0.5) * (size[1 - axis] / frame[1 - axis])).long().clamp(0, size[1 - axis] - 1)
+        for axis in (0, 1)
     )
-    between = (slice(None), *(None,) * (logits.ndim - 3))  # as many axes as lie between prompts and places
-    at = (rows * logits.shape[-1] + cols)[between].expand(*logits.shape[:-2], -1)
-    wanted = (labels == POSITIVE)[between]
-    is_click = wanted | (labels == NEGATIVE)[between]
-    agrees = ((logits.flatten(-2).gather(-1, at) > 0) == wanted) & is_click
-    clicks = is_click.sum(dim=-1)
-    return torch.where(clicks > 0, agrees.sum(dim=-1) / clicks.clamp(min=1), 1.0)
+    is_wanted = labels == POSITIVE
+    is_click = is_wanted | (labels == NEGATIVE)
+    count = is_click.sum(dim=1, keepdim=True).clamp(min=1)
+    return ClicksOn(rows * size[1] + cols, is_wanted, is_click, count)

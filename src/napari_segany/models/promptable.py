@@ -7,7 +7,6 @@ prompts get a padding token, and under which names its parts were released.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from .image_model import ImageFeatures, ImageModel, ImageModelConfig
 from .mask_decoder import DecoderConfig, FineUse, MaskDecoder, MaskOutput
 from .picking import best_one, three_apart
-from .prompt_encoder import PromptEncoder, PromptGrid, obeyed
+from .prompt_encoder import PromptEncoder, PromptGrid, clicks_on
 from .prompt_labels import PADDING
 
 
@@ -138,11 +137,11 @@ class Promptable(ImageModel):
         if not self.config.decoder.judges:
             return self.decoder.select(output, multimask=multimask, fine=fine)
         output = self.decoder.changed(output, fine=fine)
-        share = partial(obeyed, xy=xy, labels=labels, frame=self.frame_of(features))
-        output = replace(output, ious=output.ious * share(output.logits))
-        if not multimask:
-            return best_one(output, obeyed=share)
-        return three_apart(output, obeyed=share)
+        size = (output.logits.shape[2], output.logits.shape[3])
+        clicks = clicks_on(xy, labels, frame=self.frame_of(features), size=size)
+        output = replace(output, ious=output.ious * clicks.obeyed(output.logits))
+        choose = three_apart if multimask else best_one
+        return choose(output, obeyed=clicks.obeyed)
 
     def finish(self, output: MaskOutput, *, within: Tensor | None = None) -> MaskOutput:
         """Return an answer with fine boundaries, where those were left for last."""

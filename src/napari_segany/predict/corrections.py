@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
+from napari_segany.core.masks import box_of, slices_of
+from napari_segany.core.types import FloatArray
 from napari_segany.models.mask_decoder import MaskOutput
 from napari_segany.models.prompt_labels import NEGATIVE, POSITIVE
 
@@ -41,13 +42,14 @@ def corrected(answer: MaskOutput, prompt: Encoded, *, step: float) -> MaskOutput
     step
         Frame pixels per cell of the logits, along either axis.
     """
-    is_click = (prompt.labels == POSITIVE) | (prompt.labels == NEGATIVE)
+    labels = prompt.labels.cpu().numpy()
+    is_click = (labels == POSITIVE) | (labels == NEGATIVE)
     if prompt.mask is None or prompt.mask.shape[1:] != answer.logits.shape[2:] or not is_click.any():
         return answer
     earlier = prompt.mask[0].to(answer.logits).clamp(-DRAWN_LOGIT, DRAWN_LOGIT)
     inside = (earlier > 0).cpu().numpy()
-    cells = _cells(prompt.xy[is_click], step=step, shape=inside.shape)
-    clicks = _unanswered(cells, (prompt.labels[is_click] == POSITIVE).cpu().numpy(), inside)
+    cells = _cells(prompt.xy.cpu().numpy()[is_click], step=step, shape=inside.shape)
+    clicks = _unanswered(cells, labels[is_click] == POSITIVE, inside)
     logits = answer.logits.clone()
     for index, new in enumerate((answer.logits[0] > 0).cpu().numpy()):
         if np.count_nonzero(inside & new) < ALIKE * np.count_nonzero(inside | new):
@@ -60,9 +62,9 @@ def corrected(answer: MaskOutput, prompt: Encoded, *, step: float) -> MaskOutput
     return replace(answer, logits=logits)
 
 
-def _cells(xy: Tensor, *, step: float, shape: tuple[int, ...]) -> NDArray[np.intp]:
+def _cells(xy: FloatArray, *, step: float, shape: tuple[int, ...]) -> NDArray[np.intp]:
     """Return the (N, 2) (row, col) cells that (x, y) frame pixels lie in."""
-    cells = np.floor((xy.cpu().numpy()[:, ::-1] + 0.5) / step).astype(np.intp)
+    cells = np.floor((xy[:, ::-1] + 0.5) / step).astype(np.intp)
     return np.clip(cells, 0, np.array(shape) - 1)
 
 
@@ -77,10 +79,17 @@ def _unanswered(
 
 def _touched(changed: NDArray[np.bool_], clicks: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return the connected parts of what changed that a click lies in or beside."""
-    parts, count = ndimage.label(changed, structure=_AROUND)
+    touched = np.zeros_like(changed)
+    if not changed.any():
+        return touched
+    around = slices_of(box_of(changed))
+    parts, count = ndimage.label(changed[around], structure=_AROUND)
     is_touched = np.zeros(count + 1, dtype=bool)
-    for row, col in clicks:
-        near = parts[max(0, row - REACH) : row + REACH + 1, max(0, col - REACH) : col + REACH + 1]
+    for row, col in clicks - [each.start for each in around]:
+        near = parts[
+            max(0, row - REACH) : max(0, row + REACH + 1), max(0, col - REACH) : max(0, col + REACH + 1)
+        ]
         is_touched[near] = True
     is_touched[0] = False
-    return is_touched[parts]
+    touched[around] = is_touched[parts]
+    return touched

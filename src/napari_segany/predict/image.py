@@ -244,7 +244,8 @@ class ImagePredictor:
         if foreseen.window is not None:
             answer, view = self._closer(own, encoded, foreseen.window, multimask=multimask, use=use)
             answer, kept = self._tidied(answer)
-            better = window_after(prompt, boxes_in_view(answer, view), foreseen, own)
+            found = [] if foreseen.is_sure else boxes_in_view(answer, view)
+            better = window_after(prompt, found, foreseen, own)
             if better != foreseen.window:
                 return better
             return prediction_of_view(self._drawn(answer, kept), own, view, names=())

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+_Places = NDArray[np.float64]  # along an axis
+
 
 def masks_of(logits: Tensor, *, cells: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Return masks of an image from coarse logits, resized bilinearly and cut at zero.
@@ -98,10 +100,21 @@ def _from_origin(logits: Tensor, rows: _Reach, cols: _Reach, steps: tuple[float,
 
 def _by_products(logits: Tensor, rows: _Reach, cols: _Reach, steps: tuple[float, float]) -> Tensor:
     """Return the (R, C) window of (h, w) logits as two matrix products."""
-    part = logits[rows.cells, cols.cells]
-    down = _weights(rows, step=steps[0], count=logits.shape[0]).to(part)
-    across = _weights(cols, step=steps[1], count=logits.shape[1]).to(part)
-    return down @ part @ across.T
+    places = [
+        (np.arange(reach.pixels.start, reach.pixels.stop) + 0.5) * step - 0.5
+        for reach, step in zip((rows, cols), steps, strict=True)
+    ]
+    return interpolated(logits, places[0], places[1])
+
+
+def interpolated(logits: Tensor, rows: _Places, cols: _Places) -> Tensor:
+    """Interpolate (..., h, w) float32 logits bilinearly where R rising rows and C columns meet: (..., R, C).
+
+    Cells' centres are whole numbers; beyond the ends the outermost logits go on.
+    """
+    height, width = logits.shape[-2:]
+    (high, down), (wide, across) = _weights(rows, count=height), _weights(cols, count=width)
+    return down.to(logits.device) @ logits[..., high, wide] @ across.T.to(logits.device)
 
 
 def _reach(positive: NDArray[np.bool_], *, step: float, side: int) -> _Reach | None:
@@ -118,14 +131,15 @@ def _reach(positive: NDArray[np.bool_], *, step: float, side: int) -> _Reach | N
     return _Reach(slice(first, last + 1), slice(min(start, len(positive) - 1), max(stop, start + 1)))
 
 
-def _weights(reach: _Reach, *, step: float, count: int) -> Tensor:
-    """Return the (P, R) matrix that interpolates R logits at P pixels; beyond the ends the outermost are repeated."""
-    places = np.clip((np.arange(reach.pixels.start, reach.pixels.stop) + 0.5) * step - 0.5, 0, count - 1)
-    low = np.floor(places).astype(np.int64)
+def _weights(places: _Places, *, count: int) -> tuple[slice, Tensor]:
+    """Return which of `count` cells P rising places lie between, R of them, and the (P, R) matrix that interpolates."""
+    places = np.clip(places, 0, count - 1)
+    low = np.floor(places).astype(np.intp)
     share = (places - low).astype(np.float32)
-    width = reach.cells.stop - reach.cells.start
-    matrix = np.zeros((len(places), width), dtype=np.float32)
+    cells = slice(int(low[0]), min(int(low[-1]) + 2, count))
+    last = cells.stop - cells.start - 1
+    matrix = np.zeros((len(places), last + 1), dtype=np.float32)
     rows = np.arange(len(places))
-    matrix[rows, np.clip(low - reach.cells.start, 0, width - 1)] = 1 - share
-    matrix[rows, np.clip(low + 1 - reach.cells.start, 0, width - 1)] += share
-    return torch.from_numpy(matrix)
+    matrix[rows, low - cells.start] = 1 - share
+    matrix[rows, np.minimum(low - cells.start + 1, last)] += share
+    return cells, torch.from_numpy(matrix)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from napari_segany.core.masks import box_of, slices_of
 from napari_segany.core.types import BoolMask, Box, FloatArray, Prompt
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
+
+from .masks import interpolated
 
 VIEW_SIDE = 256
 """Frame pixels on a window's side."""
@@ -181,23 +183,31 @@ def resample(
     Tensor
         (B, 1, h', w'); `OUTSIDE_LOGIT` where the new grid leaves the old one.
     """
-    axes = []
-    for axis in (0, 1):
-        edge = origin[axis] + (torch.arange(size[axis]) + 0.5) * step[axis]
-        axes.append(
-            edge / source.source[axis] * 2 - 1
-        )  # what grid_sample calls a place, without corner alignment
-    rows, cols = torch.meshgrid(axes[0], axes[1], indexing="ij")
-    grid = torch.stack((cols, rows), dim=-1)[None].expand(len(logits), -1, -1, -1).to(logits)
-    inside = ((rows.abs() <= 1) & (cols.abs() <= 1)).to(logits.device)
-    sampled = F.grid_sample(logits, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return torch.where(inside, sampled, torch.full_like(sampled, OUTSIDE_LOGIT))
+    sampled = logits.new_full((*logits.shape[:2], *size), OUTSIDE_LOGIT)
+    (rows, down), (cols, across) = (
+        _places_inside(origin[axis], source.source[axis], count=size[axis], step=step[axis])
+        for axis in (0, 1)
+    )
+    if len(down) and len(across):
+        height, width = logits.shape[2:]
+        sampled[:, :, rows, cols] = interpolated(logits, down * height - 0.5, across * width - 0.5)
+    return sampled
 
 
-def without_islands(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B, M, h, w) logits without small islands, and bool of their shape, False where these were."""
+def _places_inside(
+    origin: float, length: int, *, count: int, step: float
+) -> tuple[slice, NDArray[np.float64]]:
+    """Return which of `count` cells of an axis lie inside of `length`, and which share of it lies before each."""
+    places = (origin + (np.arange(count) + 0.5) * step) / length
+    inside = np.flatnonzero((places >= 0) & (places <= 1))
+    which = slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+    return which, places[which]
+
+
+def without_islands(logits: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return (B, M, h, w) logits without small islands, and bool of their shape, False where these were, if any."""
     kept = kept_parts(logits)
-    return (logits if bool(kept.all()) else torch.where(kept, logits, logits.clamp(max=-1.0))), kept
+    return (logits if kept is None else torch.where(kept, logits, logits.clamp(max=-1.0))), kept
 
 
 def _is_one_run_a_row(mask: BoolMask) -> bool:
@@ -209,10 +219,13 @@ def _is_one_run_a_row(mask: BoolMask) -> bool:
     return bool((begins == 1).all() and (mask[1:] & mask[:-1]).any(axis=1).all())
 
 
-def kept_parts(logits: Tensor) -> Tensor:
-    """Return (B, M, h, w) bool, False on small islands: parts under 0.3 of the largest part of a mask."""
+def kept_parts(logits: Tensor) -> Tensor | None:
+    """Return (B, M, h, w) bool, False on small islands: parts under 0.3 of the largest part of a mask.
+
+    None where there are none.
+    """
     masks = (logits > 0).cpu().numpy()
-    kept = np.ones(masks.shape, dtype=bool)
+    kept = None
     for index in np.ndindex(masks.shape[:2]):
         if not masks[index].any():
             continue
@@ -223,6 +236,8 @@ def kept_parts(logits: Tensor) -> Tensor:
         parts, count = ndimage.label(mask)
         if count > 1:
             sizes = np.bincount(parts.ravel())
-            sizes[0] = 0
-            kept[index][around] = (sizes >= ISLAND_SHARE * sizes.max())[parts] | ~mask
-    return torch.from_numpy(kept).to(logits.device)
+            sizes[0] = sizes[1:].max()  # what lies outside stays as it is
+            if sizes.min() < ISLAND_SHARE * sizes[0]:
+                kept = np.ones(masks.shape, dtype=bool) if kept is None else kept
+                kept[index][around] = (sizes >= ISLAND_SHARE * sizes[0])[parts]
+    return None if kept is None else torch.from_numpy(kept).to(logits.device)
