@@ -167,11 +167,12 @@ class Attention(nn.Module):
         Keys are taken back through the query projection, values forth through the output's.
         """
         rows, bias = self._taken_back(k)
-        if len(q) == 1:
-            scores = (rows.flatten(0, 1) @ q[0].T).unflatten(0, (len(k), -1)) + bias
+        if len(q) == 1:  # one product for all prompts
+            scores = torch.addmm(bias.flatten(), q[0], rows.flatten(0, 1).T)
+            scores = scores.unflatten(1, (len(k), -1)).transpose(0, 1)
         else:
-            scores = torch.baddbmm(bias, rows, q.transpose(1, 2))  # (B, heads * N, L)
-        return self._written(x, scores, v)
+            scores = torch.baddbmm(bias.transpose(1, 2), q, rows.transpose(1, 2))
+        return self._written(x, scores.unflatten(2, (self.heads, -1)).softmax(dim=-1).flatten(2), v)
 
     def write_ready(self, x: Tensor, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return `write` of (1, heads, L, d) queries that were projected and split before."""
@@ -179,7 +180,7 @@ class Attention(nn.Module):
         batch, heads, count, channels = keys.shape
         rows = keys.transpose(0, 1).reshape(heads, batch * count, channels)
         scores = (rows @ queries[0].transpose(1, 2)).unflatten(1, (batch, count))  # (heads, B, N, L)
-        return self._written(x, scores.transpose(0, 1).flatten(1, 2), v)
+        return self._written(x, scores.softmax(dim=2).transpose(0, 1).flatten(1, 2).transpose(1, 2), v)
 
     def _taken_back(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, heads * N, C) rows and (B, heads * N, 1) numbers that make scores of unprojected queries."""
@@ -190,14 +191,12 @@ class Attention(nn.Module):
         rows = (keys @ _by_head(self.q_proj.weight, self.heads)).flatten(1, 2)
         return rows, (keys @ self.q_proj.bias.view(self.heads, -1, 1)).reshape(batch, -1, 1)
 
-    def _written(self, x: Tensor, scores: Tensor, v: Tensor) -> Tensor:
-        """Return (B or 1, L, C) x + the mixtures of (B, N, C) values by (B, heads * N, L) scores."""
-        batch, count, _ = v.shape
+    def _written(self, x: Tensor, shares: Tensor, v: Tensor) -> Tensor:
+        """Return (B or 1, L, C) x + the mixtures of (B, N, C) values by (B, L, heads * N) shares."""
         out = _by_head(self.out_proj.weight.T, self.heads)  # (heads, d, C)
         values = self.split(self.v_proj(v))  # (B, heads, N, d)
         mixed = (values @ out + self.out_proj.bias / self.heads).flatten(1, 2)  # (B, heads * N, C)
-        shares = scores.unflatten(1, (self.heads, count)).softmax(dim=2).flatten(1, 2)
-        return torch.baddbmm(x.expand(batch, -1, -1), shares.transpose(1, 2), mixed)
+        return torch.baddbmm(x.expand(len(v), -1, -1), shares, mixed)
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
