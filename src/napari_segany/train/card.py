@@ -92,9 +92,9 @@ SAM2_HQ_NANO = CardText(
         "and in the worst of the scenes it is answered with other branches, or with the disc they leave, in shreds: "
         "draw a box.",
         "On small and round things its outlines are the base's, or no better: in boundary IoU, from a click and with a "
-        "box, .1 and .9 below in bright field, .5 above and .3 below in fluorescence, 1.2 below (one of 76 objects is "
-        "missed) and .2 above in histology. A filament among many that cross is found less surely in some scenes (.5 "
-        "below, 1.7 above in others, from a click).",
+        "box, .6 above and 1.1 below in bright field, .4 above and .3 below in fluorescence, .1 below and .1 above in "
+        "histology. A filament among many that cross is found less surely in some scenes (1.0 below, 1.7 above in "
+        "others, from a click).",
         "The limits of `sam2-nano` apply.",
     ),
 )
