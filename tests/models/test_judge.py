@@ -154,6 +154,7 @@ def test_the_share_of_clicks_obeyed_is_counted(data: st.DataObject, kinds: list[
             ]
             expected = sum(agrees) / len(agrees) if agrees else 1.0
             assert float(found[0, q, m]) == pytest.approx(expected)
+            assert (float(found[0, q, m]) == 0) == (expected == 0)  # such a mask is no answer: `picking`
 
 
 def test_features_of_a_window_have_their_own_frame() -> None:

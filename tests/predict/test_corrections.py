@@ -50,6 +50,17 @@ def test_a_part_that_was_clicked_on_is_taken_and_another_is_not() -> None:
     assert shown[12:36, 12:36].all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(row=st.integers(0, SIDE - 1), col=st.integers(0, SIDE - 1))
+def test_a_click_touches_what_changed_a_few_cells_away_wherever_it_lies(row: int, col: int) -> None:
+    new = _square(5.0)
+    new[6:12, 20:28] = 5.0
+    shown = corrected(_answer(new), _click(row, col, _square(5.0)), step=STEP).logits[0, 0] > 0
+    away = max(6 - row, row - 11, 20 - col, col - 27)
+    assert shown[6:12, 20:28].all() == (away <= REACH)
+    assert shown[6:12, 20:28].any() == (away <= REACH)
+
+
 def test_a_new_answer_that_is_sure_overrules_an_earlier_one_that_was_not() -> None:
     shown = corrected(_answer(_bumps() * 2), _click(8, 24, _square(1.0)), step=STEP).logits[0, 0] > 0
     assert shown[36:42, 20:28].all()

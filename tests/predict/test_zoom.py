@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -128,6 +129,30 @@ def test_resampling_onto_the_same_grid_changes_nothing(rows: int, cols: int, see
         step=(3, 3),
     )
     torch.testing.assert_close(same, logits, atol=1e-4, rtol=0)
+
+
+@settings(deadline=None)
+@given(
+    origin=st.tuples(st.floats(-40, 40), st.floats(-40, 40)),
+    step=st.tuples(st.floats(0.2, 4), st.floats(0.2, 4)),
+    seed=st.integers(0, 99),
+)
+def test_resampling_is_bilinear_and_repeats_the_outermost_logits(
+    origin: tuple[float, float], step: tuple[float, float], seed: int
+) -> None:
+    logits = torch.randn(2, 1, 6, 9, generator=torch.Generator().manual_seed(seed))
+    image, size = (30, 27), (17, 13)
+    places = [
+        (origin[axis] + (np.arange(size[axis]) + 0.5) * step[axis]) / image[axis] * 2 - 1 for axis in (0, 1)
+    ]
+    inside = np.logical_and.outer(*(np.abs(along) <= 1 for along in places))
+    grid = torch.from_numpy(np.stack(np.meshgrid(places[1], places[0]), axis=-1)).float()
+    expected = F.grid_sample(
+        logits, grid[None].expand(2, -1, -1, -1), padding_mode="border", align_corners=False
+    )
+    expected[:, :, ~torch.from_numpy(inside)] = OUTSIDE_LOGIT
+    found = resample(logits, source=ResizeMap(image, (60, 54)), origin=origin, size=size, step=step)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_resampling_outside_is_background() -> None:
