@@ -178,12 +178,13 @@ class Work(RuleBasedStateMachine):
         """What is stale is known to be; after undo, more may be held so: what an older result followed from is lost."""
         for object_id in set(self.plain.said) - self.plain.locked_ids:
             done = self.plain.done[object_id]
-            held = set(np.flatnonzero(self.session.track(object_id).stale).tolist())
+            held, stale = set(np.flatnonzero(self.session.track(object_id).stale).tolist()), set[int]()
             if self.plain.said[object_id]:
                 free = set(done) - self.plain.locked_frames
                 stale = {frame for frame in free if self.plain.is_stale(object_id, frame)}
                 assert stale <= held and (self.went_back or stale == held), (stale, held)
-            done.update(dict.fromkeys(held))
+            # What is stale as it should be may be right again, once what was said last is taken back.
+            done.update(dict.fromkeys(held - stale))
 
     @precondition(lambda self: any(self.plain.said.values()))
     @rule()
