@@ -243,7 +243,8 @@ class Work(RuleBasedStateMachine):
         if object_id in self.plain.locked_ids:
             return
         self.step()
-        for frame in set(range(FRAMES)) - self.plain.locked_frames:
+        # Pixels that a lock kept when an earlier object of that number was deleted are nobody's.
+        for frame in set(self.plain.done[object_id]) - self.plain.locked_frames:
             plane = self.plain.labels[frame]
             plane[plane == object_id] = 0
         del self.plain.said[object_id], self.plain.done[object_id]
