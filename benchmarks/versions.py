@@ -171,7 +171,7 @@ def main() -> None:
         other.ask("tasks")
         for turn, question in enumerate(questions):
             for task, pairs in by_turns(this, other, question, turn=turn).items():
-                # ... one pair a round: what is slow now is slow for both
+                # One pair a round: what is slow now is slow for both.
                 found.setdefault(task, []).append(tuple(map(statistics.median, zip(*pairs, strict=True))))
         turn = 0
         while pairs_of := by_turns(this, other, "image", turn=turn):

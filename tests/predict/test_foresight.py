@@ -18,7 +18,7 @@ from napari_segany.core.types import Box, Points, Prompt
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.sam2 import Sam2
 from napari_segany.models.size_head import SizeHead, seen_at
-from napari_segany.predict.foresight import SURELY_SMALL, Foresight, foresee, foretold, window_after
+from napari_segany.predict.foresight import SURELY_SMALL, foresee, foretold, window_after
 from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.loading import load_model
 from napari_segany.predict.prompts import encode_prompt
@@ -224,17 +224,15 @@ def test_what_was_found_chooses_the_window(real: ImagePredictor) -> None:
     prompt = click(128, 128)
     window = choose_window(prompt, [], features.resize)
     assert window is not None
-    foreseen = Foresight(Box(127, 127, 129, 129), window, is_sure=False)
     middle = Box(120, 120, 136, 136)
-    assert window_after(prompt, [middle], foreseen, features) == window
+    assert window_after(prompt, [middle], window, features) == window
     near_its_edge = Box(window[0].start + 5, 120, window[0].start + 20, 136)
     at_the_edge = click(window[0].start + 15, 128)
-    moved = window_after(at_the_edge, [near_its_edge], foreseen, features)
+    moved = window_after(at_the_edge, [near_its_edge], window, features)
     assert moved == choose_window(at_the_edge, [near_its_edge], features.resize) != window
     assert moved is not None
     large = [Box(20, 20, 230, 230)]
-    assert window_after(prompt, large, foreseen, features) is None
-    assert window_after(prompt, large, replace(foreseen, is_sure=True), features) == window
+    assert window_after(prompt, large, window, features) is None
 
 
 def test_an_untrained_head_foretells_nothing_small() -> None:

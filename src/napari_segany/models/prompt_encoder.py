@@ -226,10 +226,8 @@ class ClicksOn:
 
     def obeyed(self, logits: Tensor) -> Tensor:
         """Return the (N, ...) share of clicks that (N, ..., h, w) masks obey, 1 where there are none."""
-        between = (
-            slice(None),
-            *(None,) * (logits.ndim - 3),
-        )  # as many axes as lie between prompts and places
+        # As many axes as lie between prompts and places.
+        between = (slice(None), *(None,) * (logits.ndim - 3))
         inside = logits.flatten(-2).gather(-1, self.at[between].expand(*logits.shape[:-2], -1)) > 0
         is_wrong = (inside != self.is_wanted[between]) & self.is_click[between]
         return 1 - is_wrong.sum(-1) / self.count[between][..., 0]

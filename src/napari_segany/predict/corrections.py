@@ -85,11 +85,9 @@ def _touched(changed: NDArray[np.bool_], clicks: NDArray[np.intp]) -> NDArray[np
     around = slices_of(box_of(changed))
     parts, count = ndimage.label(changed[around], structure=_AROUND)
     is_touched = np.zeros(count + 1, dtype=bool)
-    for row, col in clicks - [each.start for each in around]:
-        near = parts[
-            max(0, row - REACH) : max(0, row + REACH + 1), max(0, col - REACH) : max(0, col + REACH + 1)
-        ]
-        is_touched[near] = True
+    for place in clicks - [each.start for each in around]:
+        near = tuple(slice(max(0, at - REACH), max(0, at + REACH + 1)) for at in place)
+        is_touched[parts[near]] = True
     is_touched[0] = False
     touched[around] = is_touched[parts]
     return touched

@@ -88,18 +88,15 @@ def _around_clicks(prompt: Prompt, side: float) -> list[Box]:
     return [Box(r - side / 2, c - side / 2, r + side / 2, c + side / 2) for r, c in clicks]
 
 
-def window_after(prompt: Prompt, found: list[Box], foreseen: Foresight, features: Features) -> Window | None:
-    """Return the window for what was found in a foreseen one: the same, where that shows it as well as its own would.
+def window_after(prompt: Prompt, found: list[Box], window: Window, features: Features) -> Window | None:
+    """Return the window for what was found in a foretold one: the same, where that shows it as well as its own would.
 
     None where it is large, after all.
     """
-    if foreseen.is_sure or foreseen.window is None:
-        return foreseen.window
     better, extent = choose_window(prompt, found, features.resize), extent_of(prompt, found)
     if better is None or extent is None:
         return None
-    is_shown = _shows(foreseen.window, extent, better=better, shape=features.image_shape)
-    return foreseen.window if is_shown else better
+    return window if _shows(window, extent, better=better, shape=features.image_shape) else better
 
 
 def _shows(window: Window, extent: Box, *, better: Window, shape: tuple[int, int]) -> bool:

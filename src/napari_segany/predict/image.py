@@ -39,7 +39,7 @@ from .loading import Model
 from .memory_limits import SMALLEST_BATCH, is_out_of_memory, on_cpu, refusal
 from .parts import part_around
 from .preprocess import FRAME_MULTIPLE, check_image, frame_pixels, kept_pixels, resize_of, to_rgb
-from .prompts import Encoded, encode_prompt
+from .prompts import Encoded, encode_prompt, in_view
 from .words import words_of
 from .zoom import (
     VIEW_SIDE,
@@ -47,7 +47,6 @@ from .zoom import (
     boxes_in_view,
     boxes_of_answer,
     choose_window,
-    resample,
     windows_of_small,
     without_islands,
 )
@@ -241,13 +240,14 @@ class ImagePredictor:
         foreseen = foresee(self.model.network, own, prompt, encoded)
         if foreseen is None:
             return None
-        if foreseen.window is not None:
-            answer, view = self._closer(own, encoded, foreseen.window, multimask=multimask, use=use)
+        window = foreseen.window
+        if window is not None:
+            answer, view = self._closer(own, encoded, window, multimask=multimask, use=use)
             answer, kept = self._tidied(answer)
-            found = [] if foreseen.is_sure else boxes_in_view(answer, view)
-            better = window_after(prompt, found, foreseen, own)
-            if better != foreseen.window:
-                return better
+            if not foreseen.is_sure:  # what was found has the last word
+                better = window_after(prompt, boxes_in_view(answer, view), window, own)
+                if better != window:
+                    return better
             return prediction_of_view(self._drawn(answer, kept), own, view, names=())
         part = part_around(foreseen.extent, own)
         if part is None:
@@ -410,22 +410,3 @@ class ImagePredictor:
                 f"these features were made by {features.model.name}, not by {self.card.name}; embed the image again"
             )
         return features
-
-
-def in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
-    """Return a prompt of the whole frame in the coordinates of a view."""
-    scale = torch.tensor(features.resize.scale[::-1], dtype=torch.float32)
-    zoom = torch.tensor(view.resize.scale[::-1], dtype=torch.float32)
-    start = torch.tensor([view.window[1].start, view.window[0].start], dtype=torch.float32)
-    edges = (prompt.xy + 0.5) / scale - start  # image pixels from the window's edge
-    mask = None
-    if prompt.mask is not None:
-        size = view.logits_shape
-        mask = resample(
-            prompt.mask[None],
-            source=features.resize,
-            origin=(view.window[0].start, view.window[1].start),
-            size=size,
-            step=(view.resize.source[0] / size[0], view.resize.source[1] / size[1]),
-        )[0]
-    return Encoded(edges * zoom - 0.5, prompt.labels, mask, has_answer=prompt.has_answer)

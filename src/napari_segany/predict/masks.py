@@ -108,13 +108,13 @@ def _by_products(logits: Tensor, rows: _Reach, cols: _Reach, steps: tuple[float,
 
 
 def interpolated(logits: Tensor, rows: _Places, cols: _Places) -> Tensor:
-    """Interpolate (..., h, w) float32 logits bilinearly where R rising rows and C columns meet: (..., R, C).
+    """Interpolate (..., h, w) logits bilinearly where R rising rows and C columns meet: (..., R, C).
 
     Cells' centres are whole numbers; beyond the ends the outermost logits go on.
     """
     height, width = logits.shape[-2:]
     (high, down), (wide, across) = _weights(rows, count=height), _weights(cols, count=width)
-    return down.to(logits.device) @ logits[..., high, wide] @ across.T.to(logits.device)
+    return down.to(logits) @ logits[..., high, wide] @ across.T.to(logits)
 
 
 def _reach(positive: NDArray[np.bool_], *, step: float, side: int) -> _Reach | None:
@@ -126,17 +126,22 @@ def _reach(positive: NDArray[np.bool_], *, step: float, side: int) -> _Reach | N
     last = min(side - 1, int(np.ceil((where[-1] + 1.5) / step - 0.5)))
     if first > last:
         return None
-    start = max(0, int(np.floor((first + 0.5) * step - 0.5)))
-    stop = min(len(positive), int(np.floor((last + 0.5) * step - 0.5)) + 2)
-    return _Reach(slice(first, last + 1), slice(min(start, len(positive) - 1), max(stop, start + 1)))
+    ends = (np.array([first, last]) + 0.5) * step - 0.5
+    return _Reach(slice(first, last + 1), _cells_beside(ends, count=len(positive)))
+
+
+def _cells_beside(places: _Places, *, count: int) -> slice:
+    """Return which of `count` cells rising places lie between; beyond the ends it is the outermost."""
+    low, high = np.clip(places[[0, -1]], 0, count - 1).astype(np.intp).tolist()
+    return slice(low, min(high + 2, count))
 
 
 def _weights(places: _Places, *, count: int) -> tuple[slice, Tensor]:
     """Return which of `count` cells P rising places lie between, R of them, and the (P, R) matrix that interpolates."""
+    cells = _cells_beside(places, count=count)
     places = np.clip(places, 0, count - 1)
-    low = np.floor(places).astype(np.intp)
+    low = places.astype(np.intp)
     share = (places - low).astype(np.float32)
-    cells = slice(int(low[0]), min(int(low[-1]) + 2, count))
     last = cells.stop - cells.start - 1
     matrix = np.zeros((len(places), last + 1), dtype=np.float32)
     rows = np.arange(len(places))

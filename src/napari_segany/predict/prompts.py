@@ -15,6 +15,7 @@ from napari_segany.core.types import BoolMask, FloatArray, Prompt
 from napari_segany.models.prompt_labels import BOX_END, BOX_START, NEGATIVE, POSITIVE
 
 from .features import Features
+from .zoom import View, resample
 
 DRAWN_LOGIT = 10.0
 
@@ -46,6 +47,25 @@ def encode_prompt(prompt: Prompt, features: Features) -> Encoded:
     if prompt.mask is None:
         return Encoded(xy, labels, None)
     return Encoded(xy, labels, _encode_mask(prompt.mask, features), has_answer=prompt.mask.dtype != np.bool_)
+
+
+def in_view(prompt: Encoded, features: Features, view: View) -> Encoded:
+    """Return a prompt of the whole frame in the coordinates of a view."""
+    scale = torch.tensor(features.resize.scale[::-1], dtype=torch.float32)
+    zoom = torch.tensor(view.resize.scale[::-1], dtype=torch.float32)
+    start = torch.tensor([view.window[1].start, view.window[0].start], dtype=torch.float32)
+    edges = (prompt.xy + 0.5) / scale - start  # image pixels from the window's edge
+    mask = None
+    if prompt.mask is not None:
+        size = view.logits_shape
+        mask = resample(
+            prompt.mask[None],
+            source=features.resize,
+            origin=(view.window[0].start, view.window[1].start),
+            size=size,
+            step=(view.resize.source[0] / size[0], view.resize.source[1] / size[1]),
+        )[0]
+    return Encoded(edges * zoom - 0.5, prompt.labels, mask, has_answer=prompt.has_answer)
 
 
 def _encode_points(prompt: Prompt, features: Features) -> tuple[Tensor, Tensor]:

@@ -26,9 +26,9 @@ from napari_segany.models.outline import OutlineHead
 from napari_segany.models.prompt_encoder import PromptEncoder
 from napari_segany.models.sam2 import Sam2
 from napari_segany.predict.features import Features
-from napari_segany.predict.image import ImagePredictor, in_view
+from napari_segany.predict.image import ImagePredictor
 from napari_segany.predict.parts import Part
-from napari_segany.predict.prompts import Encoded, encode_prompt
+from napari_segany.predict.prompts import Encoded, encode_prompt, in_view
 
 from .answer_plan import AnswerPlan
 from .clicks import any_click
