@@ -11,7 +11,6 @@ import pytest
 from napari_segany.core.errors import DataError
 from napari_segany.core.intensity import Window
 from napari_segany.core.types import BoolMask, FrameMasks, FrameSource, ModelCard, Prompt, VideoPredictorLike
-from napari_segany.predict.video import VideoPredictor
 from napari_segany.train.movies import MOVIE_KINDS, Clip
 from napari_segany.train.video_metrics import evaluate_video, targets_of, validation_clips
 from napari_segany.train.video_results import Followed, drift, summary
@@ -59,7 +58,7 @@ class Knowing:
     card = ModelCard("knowing", "0")
 
     def __init__(self, clips: list[Clip], distort: Distort | None = None) -> None:
-        self.labels = {id(clip.images): clip.labels for clip in clips}
+        self.labels = {id(clip): clip.labels for clip in clips}
         self.distort: Distort = distort or (lambda mask, _: (mask, 1.0 if mask.any() else -1.0))
         self.asked: list[range] = []
         self.states: list[State] = []
@@ -136,17 +135,14 @@ def test_fake_is_a_video_predictor() -> None:
     assert isinstance(Knowing([]), VideoPredictorLike)
 
 
-def test_our_predictor_hears_whether_frames_are_times() -> None:
-    heard = []
-
-    class Ours(Knowing, VideoPredictor):
-        def open(self, frames: FrameSource, *, over_time: bool | None = None) -> State:  # type: ignore[override]
-            heard.append(over_time)
-            return super().open(frames)
-
+def test_predictors_can_ask_whether_frames_are_times() -> None:
     clips = [clip_of([{1: BOX}, {1: BOX}], axis=axis) for axis in "tz"]
-    evaluate_video(Ours(clips), clips)
-    assert heard == [True, False]
+    knowing = Knowing(clips)
+    evaluate_video(knowing, clips)
+    assert [getattr(state.images, "over_time", None) for state in knowing.states] == [True, False]
+    assert all(
+        (state.images[1] == clip.images[1]).all() for state, clip in zip(knowing.states, clips, strict=True)
+    )
 
 
 def test_the_truth_is_perfect() -> None:

@@ -13,14 +13,13 @@ from math import ceil
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_segany.core.masks import box_of
 from napari_segany.core.types import Box
 from napari_segany.models.image_model import ImageFeatures
 from napari_segany.models.mask_decoder import MaskOutput
 
 from .features import Features
 from .prompts import Encoded
-from .zoom import OUTSIDE_LOGIT, near_best
+from .zoom import OUTSIDE_LOGIT, boxes_of_cells, near_best
 
 AROUND = 72.0
 """Frame pixels around an object, at least, that are decoded with it."""
@@ -60,14 +59,12 @@ class Part:
 
     def boxes(self, output: MaskOutput, shape: tuple[int, int]) -> list[Box]:
         """Return the boxes of the best masks of one prompt's answer, in pixels of the image of `shape` (H, W)."""
-        down, across = (pixels / (_LOGITS * count) for pixels, count in zip(shape, self.cells, strict=True))
-        row, col = _LOGITS * self.rows.start, _LOGITS * self.cols.start
-        boxes = [box_of(mask) for mask in (near_best(output) > 0).cpu().numpy() if mask.any()]
+        height, width = (pixels / (_LOGITS * count) for pixels, count in zip(shape, self.cells, strict=True))
+        first = (_LOGITS * self.rows.start, _LOGITS * self.cols.start)
         return [
-            Box(
-                (b.row0 + row) * down, (b.col0 + col) * across, (b.row1 + row) * down, (b.col1 + col) * across
-            )
-            for b in boxes
+            box
+            for logits in near_best(output).cpu().numpy()
+            for box in boxes_of_cells(logits, size=(height, width), first=first)
         ]
 
     def placed(self, output: MaskOutput) -> MaskOutput:

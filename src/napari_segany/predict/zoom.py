@@ -121,12 +121,29 @@ def windows_of_small(prompt: Prompt, output: MaskOutput, resize: ResizeMap) -> l
 
 def boxes_of_logits(logits: FloatArray, resize: ResizeMap) -> list[Box]:
     """Return the box of an earlier answer, in image pixels, from its (h, w) logits over the whole frame."""
+    height, width = logits.shape
+    return boxes_of_cells(logits, size=(resize.source[0] / height, resize.source[1] / width))
+
+
+def boxes_of_cells(
+    logits: FloatArray, *, size: tuple[float, float], first: tuple[int, int] = (0, 0)
+) -> list[Box]:
+    """Return the box, in image pixels, of what lies inside of (h, w) logits, if anything does.
+
+    Each is of a cell of `size` (rows, columns) image pixels; the `first` one is so many cells down and across.
+    """
     inside = logits > 0
     if not inside.any():
         return []
-    rows, cols = (pixels / cells for pixels, cells in zip(resize.source, logits.shape, strict=True))
-    box = box_of(inside)
-    return [Box(box.row0 * rows, box.col0 * cols, box.row1 * rows, box.col1 * cols)]
+    box, (rows, cols), (down, across) = box_of(inside), size, first
+    return [
+        Box(
+            (box.row0 + down) * rows,
+            (box.col0 + across) * cols,
+            (box.row1 + down) * rows,
+            (box.col1 + across) * cols,
+        )
+    ]
 
 
 def _snapped(centre: float, length: int, *, pixels: int) -> slice:

@@ -27,7 +27,7 @@ _AXES = ("t", "z")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """One rendered movie or z-stack.
+    """One rendered movie or z-stack, which predictors open as it is: a source of frames.
 
     Attributes
     ----------
@@ -60,6 +60,15 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, frame: int, /) -> AnyArray:
+        image: AnyArray = self.images[frame]
+        return image
+
+    @property
+    def over_time(self) -> bool:
+        """Whether frames are times, so that what is gone may come back."""
+        return self.axis == "t"
 
 
 def render_clip(

@@ -26,7 +26,6 @@ from napari_segany.core.types import (
     VideoPredictorLike,
     VideoStateLike,
 )
-from napari_segany.predict.video import VideoPredictor
 
 from .clicks import corrective_click, deepest_point, first_correction
 from .movies import CLIP_KINDS, MOVIE_KINDS, Clip, render_clip
@@ -230,7 +229,7 @@ def _rounds(
     most_clicks: int,
 ) -> Iterator[list[Followed]]:
     """Yield how the objects of a clip were followed after their first clicks, and after each correction."""
-    state = _opened(predictor, clip)
+    state = predictor.open(clip)
     answers = _Answers(np.zeros((len(targets), *clip.labels.shape), dtype=bool))
     clicks: dict[tuple[int, int], Points] = {}
     for place, target in enumerate(targets):
@@ -247,13 +246,6 @@ def _rounds(
             _followed(clip, t, masks=answers.masks[k], prompted=[f for f, p in clicks if p == k])
             for k, t in enumerate(targets)
         ]
-
-
-def _opened(predictor: VideoPredictorLike, clip: Clip) -> VideoStateLike:
-    """Open a clip; ours is told whether its frames are times, as the axes of a file tell a session."""
-    if isinstance(predictor, VideoPredictor):
-        return predictor.open(clip.images, over_time=clip.axis == "t")
-    return predictor.open(clip.images)
 
 
 def _corrections(
