@@ -65,7 +65,7 @@ SAM2_NANO = CardText(
         "comes back in its place (29 of 59 returns in 160 clips): look at both sides of a gap, which the timeline "
         "marks.",
         "An object that ends may be followed on into what touches it or looks alike: something is shown on 7 % of "
-        "the frames without it (200 clips; 13 % in the worst 40), most often in sheets and among crowded cells.",
+        "the frames without it (200 clips; 11 % in the worst 40), most often in sheets and among crowded cells.",
         "The predicted IoU ranks masks; it is not a calibrated probability.",
     ),
 )
