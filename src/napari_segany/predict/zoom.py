@@ -130,7 +130,7 @@ def boxes_of_cells(
 ) -> list[Box]:
     """Return the box, in image pixels, of what lies inside of (h, w) logits, if anything does.
 
-    Each is of a cell of `size` (rows, columns) image pixels; the `first` one is so many cells down and across.
+    A cell is `size` (rows, columns) image pixels large; the first one lies `first` cells down and across.
     """
     inside = logits > 0
     if not inside.any():

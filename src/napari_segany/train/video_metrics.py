@@ -141,7 +141,7 @@ def targets_of(clip: Clip, *, most: int) -> list[Target]:
     """Return the objects of a clip that are followed, in the order of their numbers."""
     areas = _areas(clip)
     frames = {
-        number: int(np.argmax(area > 0) if clip.axis == "t" else np.argmax(area))
+        number: int(np.argmax(area > 0) if clip.over_time else np.argmax(area))
         for number, area in enumerate(areas.T)
         if number > 0
     }
